@@ -1,0 +1,64 @@
+# The verbs of this project. CI calls the same ones (.ci/run).
+#
+#   make quickstart   install, then every stage of the quickstart; prints where the report is
+#   make test         the whole test suite
+#   make check        format, lint, types, import contracts
+#   make fix          what `check` can mend by itself
+#   make tiny-base    rebuild models/tiny-base from nothing
+#   make docs         check that what the documents name exists
+#
+# Everything is installed into .venv and nowhere else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# torch goes first and alone: asked for by another package, pip takes the newest wheel, which on
+# Linux brings gigabytes of CUDA. For the CPU build from PyTorch's own index:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+EXTRAS := train,mcp,openai,report,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check fix tiny-base docs clean
+
+help:
+	@sed -n '3,10p' Makefile | cut -c3-
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No python3.11 or python3 found. Install Python 3.11 or newer." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11. Run: make install PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+	@echo "Installed into .venv. Next: make quickstart"
+
+quickstart: install
+	$(BIN)/cacherl run recipes/quickstart.toml
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tiny-base: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[tiny]'
+	$(BIN)/python scripts/tiny_base.py
+
+docs: install
+	$(BIN)/python -m pytest tests/docs
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
