@@ -1,0 +1,3 @@
+"""CacheRL: train small models that call tools, from cached tool results."""
+
+__version__ = "0.1.0"

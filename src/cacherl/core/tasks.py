@@ -1,0 +1,64 @@
+"""A task: what the user says, which tools are on offer, and what a right outcome is."""
+
+from __future__ import annotations
+
+import enum
+
+from cacherl.core.records import JsonObject, Record
+from cacherl.core.tools import ToolSpec
+
+
+class Split(enum.StrEnum):
+    """Who may look at a task. Settings are chosen on DEV; TEST is only ever reported."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    TEST = "test"
+
+
+class GoldCall(Record, frozen=True, kw_only=True):
+    """One call that a right solution makes."""
+
+    name: str
+    arguments: JsonObject
+    step: int = 0
+    """Calls of one step may come in any order (they could have been parallel)."""
+
+
+class AnswerRule(Record, frozen=True, kw_only=True):
+    """What the final answer must and must not say, case-insensitively."""
+
+    must: tuple[tuple[str, ...], ...] = ()
+    """All of these groups; one string of a group is enough."""
+    must_not: tuple[str, ...] = ()
+
+
+class Gold(Record, frozen=True, kw_only=True):
+    """What a right outcome is. Never shown to the model, never in a training cache."""
+
+    calls: tuple[GoldCall, ...]
+    answer: AnswerRule
+    state: str
+    """Digest of the world after the gold calls (`World.fingerprint`)."""
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """One task, complete in itself."""
+
+    id: str
+    split: Split
+    family: str
+    language: str
+    """ISO 639-1: `en`, `fr`."""
+    wording: str
+    """The wording set the user's text came from; some sets are held out of training."""
+    scenario: str
+    """The world instance (for the desk: the database seed, as `desk-<seed>`). Part of provenance,
+    not of a cache key."""
+    namespace: str
+    """Whose tools these are; part of every cache key. Results of two worlds never mix."""
+    system: str
+    user_turns: tuple[str, ...]
+    """The user's turns in order; each after the first is said once the model has answered."""
+    tools: tuple[ToolSpec, ...]
+    gold: Gold | None = None

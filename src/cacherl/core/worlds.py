@@ -1,0 +1,40 @@
+"""The seam to a world: real tools over state that belongs to one episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cacherl.core.tasks import Split, Task
+from cacherl.core.tools import Tools, ToolSpec
+
+
+class WorldTools(Tools, Protocol):
+    """Live tools of one episode, and the digest of the state they stand on."""
+
+    def fingerprint(self) -> str:
+        """Return a digest (hex) of everything the tools can read; equal states, equal digests."""
+        ...
+
+
+class World(Protocol):
+    """A set of live tools and a source of tasks for them."""
+
+    namespace: str
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]:
+        """Every tool of the world."""
+        ...
+
+    def open(self, scenario: str) -> WorldTools:
+        """Return fresh tools on a fresh copy of the scenario's state.
+
+        Raises:
+            ToolError: no such scenario, or the world cannot be started.
+        """
+        ...
+
+    def tasks(self, split: Split, *, count: int, seed: int) -> list[Task]:
+        """Return `count` tasks with gold. Same arguments, same tasks, on every machine."""
+        ...
