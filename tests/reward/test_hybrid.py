@@ -1,0 +1,124 @@
+"""The one number that training sees must be bounded, monotone and explainable."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
+from cacherl.core.tasks import AnswerRule, Gold, GoldCall, Split, Task
+from cacherl.core.tools import Tier, ToolResult, ToolSpec
+from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.reward.hybrid import Alphas, HybridReward, blend, reward_of, tier_of
+
+TASK = Task(
+    id="t",
+    split=Split.TRAIN,
+    family="f",
+    language="en",
+    wording="w",
+    scenario="s",
+    namespace="n",
+    system="",
+    user_turns=("status?",),
+    tools=(ToolSpec(name="a", description="a", parameters={"type": "object", "properties": {}}),),
+    gold=Gold(
+        calls=(GoldCall(name="a", arguments={}),), answer=AnswerRule(must=(("late",),)), state=""
+    ),
+)
+
+
+def result(tier: Tier, *, state_matched: bool = True) -> ToolResult:
+    return ToolResult(call_id="c", name="a", text="{}", tier=tier, state_matched=state_matched)
+
+
+def episode(answer: str, *tiers: Tier) -> Trajectory:
+    return Trajectory(
+        task_id="t",
+        policy="p",
+        messages=(
+            UserMessage(content="status?"),
+            AssistantMessage(calls=(ToolCall(id="c", name="a", arguments={}),)),
+            AssistantMessage(content=answer),
+        ),
+        results=tuple(result(tier) for tier in tiers),
+        stop=StopReason.ANSWER,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tier", "alpha"),
+    [
+        (Tier.LIVE, 0.60),
+        (Tier.EXACT, 0.60),
+        (Tier.FUZZY, 0.30),
+        (Tier.BEST_EFFORT, 0.10),
+        (Tier.MISS, 0.10),
+    ],
+)
+def test_a_wrong_answer_costs_what_the_worst_tier_allows(tier: Tier, alpha: float) -> None:
+    """arXiv:2606.14179: the answer's share is 0.60, 0.30 or 0.10 by worst tier."""
+    reward = reward_of(TASK, episode("on time", Tier.EXACT, tier))
+
+    assert reward.tier is (Tier.EXACT if tier is Tier.LIVE else tier)
+    assert reward.total == pytest.approx(1.0 - alpha)
+
+
+def test_an_answer_from_another_state_is_a_best_effort_at_most() -> None:
+    """A loose label must not buy trust that the state does not carry."""
+    assert tier_of([result(Tier.EXACT, state_matched=False)]) is Tier.BEST_EFFORT
+    assert tier_of([result(Tier.MISS, state_matched=False)]) is Tier.MISS
+
+
+def test_meta_reasoning_is_clamped_to_zero_whoever_judged() -> None:
+    """A judge that likes eloquent plans must not teach them."""
+    reward = reward_of(
+        TASK, episode("The user wants to hear that it is late.", Tier.EXACT), answer=1.0
+    )
+
+    assert reward.meta_reasoning
+    assert reward.answer == 0.0
+
+
+def test_only_an_episode_that_answered_has_an_answer() -> None:
+    """The words beside a last unanswered call are no answer."""
+    cut = msgspec.structs.replace(episode("late", Tier.EXACT), stop=StopReason.MAX_TURNS)
+
+    assert reward_of(TASK, cut).answer == 0.0
+
+
+def test_the_record_survives_a_file() -> None:
+    """Every part is logged, and read back."""
+    reward = reward_of(TASK, episode("late", Tier.FUZZY))
+
+    assert msgspec.json.decode(msgspec.json.encode(reward), type=HybridReward) == reward
+
+
+@pytest.mark.parametrize("answer", [-0.1, 1.1, float("nan")])
+def test_a_judge_out_of_range_is_an_error(answer: float) -> None:
+    """A judge that returns 0-5 by mistake would drown the process."""
+    with pytest.raises(ValueError, match="lie in"):
+        reward_of(TASK, episode("late"), answer=answer)
+
+
+def test_alphas_must_fall_with_trust() -> None:
+    """Trusting a guess more than a fact is a typing error in a recipe."""
+    with pytest.raises(ValueError, match="fall with trust"):
+        Alphas(exact=0.1, fuzzy=0.5)
+
+
+UNIT = st.floats(0.0, 1.0)
+
+
+@given(UNIT, UNIT, UNIT, UNIT, UNIT)
+def test_the_blend_is_bounded_and_monotone(
+    alpha: float, answer: float, process: float, better_answer: float, better_process: float
+) -> None:
+    """Doing better in either part never lowers the reward."""
+    total = blend(alpha, answer, process)
+    more = blend(alpha, max(answer, better_answer), max(process, better_process))
+
+    assert -1e-12 <= total <= 1.0 + 1e-12
+    assert more >= total - 1e-12
