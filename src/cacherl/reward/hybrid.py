@@ -15,7 +15,7 @@ from cacherl.core.tasks import Task
 from cacherl.core.tools import Tier, ToolResult, worst_tier
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.reward.answer import final_answer, is_meta_reasoning, rule_score
-from cacherl.reward.process import ProcessReward, ProcessWeights, process_reward
+from cacherl.reward.process import DEFAULT_WEIGHTS, ProcessReward, ProcessWeights, process_reward
 
 INFRASTRUCTURE = frozenset({StopReason.MODEL_FAILED, StopReason.TOOLS_FAILED})
 """Stops that say nothing about the policy: such episodes are never scored as the model's."""
@@ -58,7 +58,6 @@ class HybridReward(Record, frozen=True, kw_only=True):
 
 
 PAPER_ALPHAS = Alphas()
-_DEFAULT_WEIGHTS = ProcessWeights()
 
 
 def blend(alpha: float, answer: float, process: float) -> float:
@@ -86,7 +85,7 @@ def reward_of(
     *,
     answer: float | None = None,
     alphas: Alphas = PAPER_ALPHAS,
-    weights: ProcessWeights = _DEFAULT_WEIGHTS,
+    weights: ProcessWeights = DEFAULT_WEIGHTS,
 ) -> HybridReward:
     """Return the training reward of one episode.
 

@@ -10,14 +10,13 @@ Source: CacheRL, arXiv:2606.14179, R_process (call format, schema validity, call
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from cacherl.cache.normalise import plan_of
 from cacherl.core.messages import AssistantMessage, Call, ToolCall
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.schema import argument_problem
@@ -80,65 +79,13 @@ class ProcessReward(Record, frozen=True, kw_only=True):
 # ---- comparing two calls ---------------------------------------------------------------------
 
 
-_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+def canonical(spec: ToolSpec | None, arguments: JsonObject) -> JsonObject:
+    """Return the arguments as equal calls share them: the cache's own normal form.
 
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _types(schema: Mapping[str, Any]) -> frozenset[str]:
-    said = schema.get("type", ())
-    return frozenset([said] if isinstance(said, str) else said)
-
-
-def _coerced(schema: Mapping[str, Any], value: Any) -> Any:
-    """Return one value in the one spelling that equal values share."""
-    types = _types(schema)
-    if isinstance(value, str):
-        value = _plain(value)
-        for option in schema.get("enum", ()):
-            if isinstance(option, str) and option.casefold() == value.casefold():
-                return option
-        if types & {"integer", "number"} and "string" not in types:
-            if not _NUMBER.fullmatch(value):
-                return value
-            value = int(value) if value.lstrip("+-").isdigit() else float(value)
-        elif "boolean" in types and "string" not in types:
-            return {"true": True, "false": False}.get(value.casefold(), value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return canonical(schema, value)
-    if isinstance(value, list):
-        items = [_coerced(schema.get("items") or {}, item) for item in value]
-        return sorted(items, key=msgspec.json.encode) if schema.get("x-unordered") else items
-    return value
-
-
-def canonical(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> JsonObject:
-    """Return the arguments as equal calls share them, by the tool's JSON Schema.
-
-    Defaults are filled in, nulls of optional parameters and volatile parameters dropped, numbers
-    and booleans written as strings become values, enums take the schema's case, text loses
-    superfluous white space, arrays marked `x-unordered` are sorted.
+    What the cache takes for one call, the reward takes for one call. None stands for a tool nobody
+    offered; its arguments stay as they are.
     """
-    properties: Mapping[str, Any] = schema.get("properties") or {}
-    required = schema.get("required") or ()
-    out: JsonObject = {}
-    for name in sorted({*arguments, *properties}):
-        field = properties.get(name) or {}
-        if field.get("x-kind") == "volatile":
-            continue
-        value = arguments.get(name)
-        if value is None and name not in required:
-            if "default" not in field:
-                continue
-            value = field["default"]
-        elif name not in arguments:
-            continue
-        out[name] = _coerced(field, value)
-    return out
+    return plan_of(spec).normal(arguments).arguments if spec else arguments
 
 
 def _words(value: object) -> frozenset[str]:
@@ -150,7 +97,7 @@ def _same(kind: str | None, left: object, right: object) -> bool:
         a, b = _words(left), _words(right)
         return a == b or len(a & b) >= TEXT_OVERLAP * len(a | b)
     # JSON has one true and one 1; Python calls them equal.
-    return msgspec.json.encode(left) == msgspec.json.encode(right)
+    return msgspec.json.encode(left, order="sorted") == msgspec.json.encode(right, order="sorted")
 
 
 def agreement(spec: ToolSpec | None, made: JsonObject, gold: JsonObject) -> float:
@@ -159,9 +106,8 @@ def agreement(spec: ToolSpec | None, made: JsonObject, gold: JsonObject) -> floa
     Fields that only one of the two has count as disagreements. Properties with `x-kind: text` agree
     when their words overlap by `TEXT_OVERLAP`.
     """
-    schema = spec.parameters if spec else {}
-    properties = schema.get("properties") or {}
-    left, right = canonical(schema, made), canonical(schema, gold)
+    properties = (spec.parameters.get("properties") or {}) if spec else {}
+    left, right = canonical(spec, made), canonical(spec, gold)
     names = {*left, *right}
     if not names:
         return 1.0
@@ -335,18 +281,18 @@ def _repeats(task: Task, calls: Sequence[Call]) -> int:
     seen: Counter[bytes] = Counter()
     for call in calls:
         if isinstance(call, ToolCall):
-            schema = specs[call.name].parameters if call.name in specs else {}
-            seen[msgspec.json.encode([call.name, canonical(schema, call.arguments)])] += 1
+            arguments = canonical(specs.get(call.name), call.arguments)
+            seen[msgspec.json.encode([call.name, arguments], order="sorted")] += 1
         else:
             seen[call.text.encode()] += 1
     return sum(count - 1 for count in seen.values())
 
 
-_DEFAULT_WEIGHTS = ProcessWeights()
+DEFAULT_WEIGHTS = ProcessWeights()
 
 
 def process_reward(
-    task: Task, trajectory: Trajectory, weights: ProcessWeights = _DEFAULT_WEIGHTS
+    task: Task, trajectory: Trajectory, weights: ProcessWeights = DEFAULT_WEIGHTS
 ) -> ProcessReward:
     """Return how right the way was, part by part.
 
