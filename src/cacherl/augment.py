@@ -280,7 +280,9 @@ _CALL = re.compile(r"<\s*/?\s*tool_(?:call|response)\b.*", re.IGNORECASE | re.DO
 
 def clean_reason(text: str) -> str:
     """Return the text as it may stand between think tags: no think tags, nothing from a call on."""
-    return _MARKUP.sub("", _CALL.sub("", text)).strip()
+    while (cleaned := _MARKUP.sub("", _CALL.sub("", text)).strip()) != text:
+        text = cleaned  # taking a tag out of `<th<think>ink>` makes another
+    return cleaned
 
 
 # -------------------------------------------------------------------------------- teacher answers
