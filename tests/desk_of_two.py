@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cacherl.core.errors import ModelError, ToolError
-from cacherl.core.messages import AssistantMessage, Message, ToolCall
-from cacherl.core.models import Limits, ModelTurn
+from cacherl.core.messages import AssistantMessage, ToolCall
+from cacherl.core.models import Limits
 from cacherl.core.tasks import AnswerRule, Gold, GoldCall, Split, Task
 from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec
-from cacherl.core.trajectories import TokenSegment
+from tests.fakes import Script, ScriptedModel, ScriptedSession
 
 READ = ToolSpec(
     name="read_note",
@@ -147,37 +147,16 @@ def copy_task(id: str, *, family: str = "copy", wording: str = "a", language: st
 RIGHT = (says("", read(0)), says("", write("milk")), says("I wrote milk again."))
 WRONG_VALUE = (says("", read(0)), says("", write("bread")), says("I wrote milk again."))
 SILENT = (says("I wrote milk again."),)
+UNREACHABLE = (ModelError("the model does not answer. Start its server."),)
 
 
-class ScriptedSession:
-    """Plays its turns one after the other; an empty script cannot be reached."""
+class TaskModel(ScriptedModel):
+    """Knows its turns for every task by the task's id, and remembers which it was asked to play."""
 
-    def __init__(self, turns: Sequence[AssistantMessage]) -> None:
-        self._turns = list(turns)
-
-    async def reply(self, new: Sequence[Message]) -> ModelTurn:
-        if not self._turns:
-            raise ModelError("the model does not answer. Start its server.")
-        return ModelTurn(message=self._turns.pop(0), prompt_tokens=10, completion_tokens=5)
-
-    def clip(self, text: str, max_tokens: int) -> str:
-        return text
-
-    def segments(self) -> tuple[TokenSegment, ...]:
-        return ()
-
-    def close(self) -> None:
-        self._turns = []
-
-
-class ScriptedModel:
-    """Knows its turns for every task by the task's id."""
-
-    def __init__(self, scripts: Mapping[str, Sequence[AssistantMessage]], name: str = "m") -> None:
-        self.name = name
-        self.scripts = scripts
+    def __init__(self, scripts: Mapping[str, Sequence[Script]], name: str = "m") -> None:
+        super().__init__(lambda task: scripts[task.id], name=name)
         self.started: list[tuple[str, int]] = []
 
     def start(self, task: Task, *, limits: Limits, seed: int) -> ScriptedSession:
         self.started.append((task.id, seed))
-        return ScriptedSession(self.scripts[task.id])
+        return super().start(task, limits=limits, seed=seed)

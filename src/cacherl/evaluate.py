@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.core.worlds import WorldTools
 from cacherl.metrics import EvalRow, gold_of, score_episode
 from cacherl.reward.hybrid import INFRASTRUCTURE
+from cacherl.rollout import episode_seed
 
 OpenTools = Callable[[Task], Tools]
 """Opens fresh tools for one episode; a `WorldTools` shows its state and makes the run a live one."""
@@ -143,12 +143,6 @@ async def evaluate(
     )
 
 
-def episode_seed(seed: int, task_id: str) -> int:
-    """Return the seed of one task's episode: another for each task, whatever else is evaluated."""
-    digest = hashlib.blake2b(f"{seed}\0{task_id}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest) >> 1  # 31 bits: every sampler takes them
-
-
 async def _episode(
     model: ChatModel, task: Task, open_tools: OpenTools, limits: Limits, seed: int
 ) -> Trajectory | NotScored:
@@ -158,7 +152,7 @@ async def _episode(
         return NotScored(task_id=task.id, stop=StopReason.TOOLS_FAILED, error=str(error))
     try:
         trajectory = await run_episode(
-            model, tools, task, limits=limits, seed=episode_seed(seed, task.id)
+            model, tools, task, limits=limits, seed=episode_seed(seed, task.id, 0)
         )
         if trajectory.stop in INFRASTRUCTURE:
             said = str(trajectory.notes.get("error", ""))

@@ -13,16 +13,17 @@ from cacherl.core.models import Limits
 from cacherl.core.tasks import Task
 from cacherl.core.tools import Tier, Tools
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.evaluate import NotScored, episode_seed, evaluate
+from cacherl.evaluate import NotScored, evaluate
 from cacherl.metrics import EvalRow
 from tests.desk_of_two import (
     RIGHT,
     SILENT,
+    UNREACHABLE,
     WRONG_VALUE,
     BrokenTools,
     NoteTools,
-    ScriptedModel,
     StatelessTools,
+    TaskModel,
     copy_task,
 )
 
@@ -36,7 +37,7 @@ def live(task: Task) -> Tools:
 async def test_right_and_wrong_episodes_score_as_they_should_on_live_tools() -> None:
     """The two figures the whole project is judged by."""
     tasks = [copy_task("right"), copy_task("wrong"), copy_task("silent")]
-    model = ScriptedModel({"right": RIGHT, "wrong": WRONG_VALUE, "silent": SILENT})
+    model = TaskModel({"right": RIGHT, "wrong": WRONG_VALUE, "silent": SILENT})
 
     found = await evaluate(model, tasks, live, limits=LIMITS)
 
@@ -49,7 +50,7 @@ async def test_right_and_wrong_episodes_score_as_they_should_on_live_tools() -> 
 async def test_cached_runs_judge_the_outcome_by_the_writes() -> None:
     """A cache has no state to compare, yet a wrong write must not pass."""
     tasks = [copy_task("right"), copy_task("wrong"), copy_task("silent")]
-    model = ScriptedModel({"right": RIGHT, "wrong": WRONG_VALUE, "silent": SILENT})
+    model = TaskModel({"right": RIGHT, "wrong": WRONG_VALUE, "silent": SILENT})
 
     found = await evaluate(model, tasks, lambda _: StatelessTools(), limits=LIMITS)
 
@@ -61,7 +62,7 @@ async def test_cached_runs_judge_the_outcome_by_the_writes() -> None:
 async def test_a_broken_world_is_never_the_models_failure() -> None:
     """One dead server must not read as a bad model, nor stop the other tasks."""
     tasks = [copy_task("fine"), copy_task("broken"), copy_task("closed"), copy_task("mute")]
-    model = ScriptedModel({"fine": RIGHT, "broken": RIGHT, "closed": RIGHT, "mute": ()})
+    model = TaskModel({"fine": RIGHT, "broken": RIGHT, "closed": RIGHT, "mute": UNREACHABLE})
 
     def open_tools(task: Task) -> Tools:
         if task.id == "closed":
@@ -84,11 +85,11 @@ async def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> N
     tasks = [copy_task(f"t{i}") for i in range(4)]
     scripts = {task.id: RIGHT for task in tasks}
     rows, played = tmp_path / "rows.jsonl", tmp_path / "trajectories.jsonl"
-    await evaluate(ScriptedModel(scripts), tasks[:2], live, limits=LIMITS, rows_path=rows)
+    await evaluate(TaskModel(scripts), tasks[:2], live, limits=LIMITS, rows_path=rows)
     with rows.open("ab") as torn:
         torn.write(b'{"_sum":"0123')
 
-    second = ScriptedModel(scripts)
+    second = TaskModel(scripts)
     found = await evaluate(
         second, tasks, live, limits=LIMITS, rows_path=rows, trajectories_path=played
     )
@@ -103,9 +104,9 @@ async def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> N
 async def test_episodes_that_were_not_scored_are_tried_again(tmp_path: Path) -> None:
     """A server that was down yesterday owes us its answers today."""
     rows, task = tmp_path / "rows.jsonl", copy_task("t")
-    await evaluate(ScriptedModel({"t": ()}), [task], live, limits=LIMITS, rows_path=rows)
+    await evaluate(TaskModel({"t": UNREACHABLE}), [task], live, limits=LIMITS, rows_path=rows)
 
-    found = await evaluate(ScriptedModel({"t": RIGHT}), [task], live, limits=LIMITS, rows_path=rows)
+    found = await evaluate(TaskModel({"t": RIGHT}), [task], live, limits=LIMITS, rows_path=rows)
 
     assert [row.end_to_end for row in found.rows] == [True]
 
@@ -113,8 +114,8 @@ async def test_episodes_that_were_not_scored_are_tried_again(tmp_path: Path) -> 
 async def test_rows_of_another_model_are_refused_before_any_episode(tmp_path: Path) -> None:
     """Two models in one file would make an average of neither."""
     rows, task = tmp_path / "rows.jsonl", copy_task("t")
-    await evaluate(ScriptedModel({"t": RIGHT}), [task], live, limits=LIMITS, rows_path=rows)
-    other = ScriptedModel({"t": RIGHT}, name="other")
+    await evaluate(TaskModel({"t": RIGHT}), [task], live, limits=LIMITS, rows_path=rows)
+    other = TaskModel({"t": RIGHT}, name="other")
 
     with pytest.raises(DataError, match=r"rows\.jsonl: holds rows of m with seed 0, not of other"):
         await evaluate(other, [task], live, limits=LIMITS, rows_path=rows)
@@ -125,7 +126,7 @@ async def test_rows_of_another_model_are_refused_before_any_episode(tmp_path: Pa
 async def test_a_task_without_gold_stops_before_any_episode() -> None:
     """Nothing could be right or wrong: say so at once."""
     task = msgspec.structs.replace(copy_task("t"), gold=None)
-    model = ScriptedModel({"t": RIGHT})
+    model = TaskModel({"t": RIGHT})
 
     with pytest.raises(DataError, match="task t has no gold"):
         await evaluate(model, [task], live, limits=LIMITS)
@@ -141,7 +142,7 @@ async def test_a_cache_that_cannot_be_read_stops_the_run_with_its_own_line() -> 
 
     with pytest.raises(CacheError, match="damaged"):
         await evaluate(
-            ScriptedModel({"a": RIGHT, "b": RIGHT}),
+            TaskModel({"a": RIGHT, "b": RIGHT}),
             [copy_task("a"), copy_task("b")],
             open_tools,
             limits=LIMITS,
@@ -158,7 +159,7 @@ async def test_tools_are_closed_and_results_reported_once_each() -> None:
         return opened[-1]
 
     tasks = [copy_task(f"t{i}") for i in range(5)]
-    model = ScriptedModel({task.id: RIGHT for task in tasks})
+    model = TaskModel({task.id: RIGHT for task in tasks})
     await evaluate(
         model,
         tasks,
@@ -175,10 +176,10 @@ async def test_tools_are_closed_and_results_reported_once_each() -> None:
 async def test_a_tasks_seed_does_not_depend_on_the_other_tasks() -> None:
     """A subset scores as it does within the whole."""
     tasks = [copy_task("a"), copy_task("b")]
-    whole, part = (ScriptedModel({"a": RIGHT, "b": RIGHT}) for _ in range(2))
+    whole, part = (TaskModel({"a": RIGHT, "b": RIGHT}) for _ in range(2))
 
     await evaluate(whole, tasks, live, limits=LIMITS, seed=7)
     await evaluate(part, tasks[1:], live, limits=LIMITS, seed=7)
 
-    assert dict(whole.started)["b"] == dict(part.started)["b"] == episode_seed(7, "b")
+    assert dict(whole.started)["b"] == dict(part.started)["b"]
     assert dict(whole.started)["a"] != dict(whole.started)["b"]

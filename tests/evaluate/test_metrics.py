@@ -28,8 +28,8 @@ from tests.desk_of_two import (
     SILENT,
     WRONG_VALUE,
     NoteTools,
-    ScriptedModel,
     StatelessTools,
+    TaskModel,
     copy_task,
     read,
     says,
@@ -73,7 +73,7 @@ async def play(
 ) -> EvalRow:
     task = task or copy_task("t")
     trajectory = await run_episode(
-        ScriptedModel({"t": script}),
+        TaskModel({"t": script}),
         tools or StatelessTools(),
         task,
         limits=Limits(max_turns=max_turns),
@@ -200,7 +200,7 @@ async def test_the_calls_marked_right_are_as_many_as_the_score_says() -> None:
     """The page's colours and its figures tell one story."""
     task = copy_task("t")
     script = (says("", read(1, "c0")), *WRONG_VALUE[:2], says("", write("milk", "c9")), RIGHT[2])
-    trajectory = await run_episode(ScriptedModel({"t": script}), NoteTools(), task, limits=Limits())
+    trajectory = await run_episode(TaskModel({"t": script}), NoteTools(), task, limits=Limits())
 
     assert right_calls(task, trajectory) == (False, True, False, True)
     assert score_episode(task, trajectory).process_accuracy == 1.0

@@ -24,8 +24,8 @@ from tests.desk_of_two import (
     RIGHT,
     SILENT,
     WRONG_VALUE,
-    ScriptedModel,
     StatelessTools,
+    TaskModel,
     copy_task,
     read,
     says,
@@ -83,7 +83,7 @@ async def sample_report() -> ReportData:
         ("grpo", (thoughtful, *RIGHT[1:]), Tier.EXACT),
     ):
         played[name] = await run_episode(
-            ScriptedModel({"t": script}, name=name),
+            TaskModel({"t": script}, name=name),
             StatelessTools(tier=tier),
             task,
             limits=Limits(),
