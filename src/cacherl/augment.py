@@ -494,7 +494,7 @@ async def _augment_batch(
                 "among the tasks given. Give the task file that it was recorded with."
             )
         if trajectory.stop in (StopReason.MODEL_FAILED, StopReason.TOOLS_FAILED):
-            results[position] = str(trajectory.stop)
+            results[position] = trajectory.stop.value
             return
         results[position] = (
             await _augmented(task, trajectory, reasoner, known, options, counts) or "unexplained"
@@ -520,7 +520,7 @@ async def _augmented(
             continue
         kind = turn_class(message)
         counts.turns += 1
-        counts.by_class[kind] += 1
+        counts.by_class[kind.value] += 1
         content = message.content if kind is TurnClass.FINAL or options.keep_content else ""
         if options.keep_thinking and message.thinking:
             counts.kept += 1

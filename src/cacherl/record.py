@@ -96,7 +96,7 @@ async def record(
         world: the live tools.
         tasks: what to solve; ids are unique.
         limits: the bounds of each episode.
-        seed: with the rollout's number, the seed of each episode.
+        seed: gives each episode its seed, by `episode_seed`.
         out: the file of trajectories.
         concurrency: episodes under way at once.
         best_of: rollouts of each task; `select` keeps the best.
@@ -131,7 +131,7 @@ async def record(
             )
             # No await from here on: what is counted, hooked and written is one step for other episodes.
             live_calls += calls
-            stops[trajectory.stop] += 1
+            stops[trajectory.stop.value] += 1
             tool_errors.update(
                 str(result.error_class or "unclassed")
                 for result in trajectory.results
@@ -167,6 +167,14 @@ async def record(
     )
 
 
+def episode_seed(seed: int, rollout: int) -> int:
+    """Return the seed of one rollout: the run's own for the first, far apart for the others.
+
+    A policy that draws from the seed alone would otherwise solve a task `best_of` times the same way.
+    """
+    return seed + 1_000_003 * rollout
+
+
 async def _episode(
     model: ChatModel, world: World, task: Task, *, limits: Limits, seed: int, rollout: int
 ) -> tuple[Trajectory, int]:
@@ -176,7 +184,12 @@ async def _episode(
         tools = _CountedTools(world.open(task.scenario))
         try:
             trajectory = await run_episode(
-                model, tools, task, limits=limits, seed=seed, rollout=rollout
+                model,
+                tools,
+                task,
+                limits=limits,
+                seed=episode_seed(seed, rollout),
+                rollout=rollout,
             )
             state = trajectory.final_state or tools.fingerprint() or None
         finally:
@@ -188,7 +201,7 @@ async def _episode(
         failed = Trajectory(
             task_id=task.id,
             policy=model.name,
-            seed=seed,
+            seed=episode_seed(seed, rollout),
             rollout=rollout,
             messages=(
                 SystemMessage(content=task.system),
@@ -214,10 +227,12 @@ def _resume(out: Path, *, policy: str, seed: int) -> tuple[set[tuple[str, int]],
     on_file: set[tuple[str, int]] = set()
     failed = 0
     for trajectory in read_jsonl(out, Trajectory, drop_torn_tail=True):
-        if trajectory.policy != policy or trajectory.seed != seed:
+        wanted = episode_seed(seed, trajectory.rollout)
+        if trajectory.policy != policy or trajectory.seed != wanted:
             raise RecipeError(
-                f"{out} holds episodes of {trajectory.policy!r} with seed {trajectory.seed}, and this run is "
-                f"{policy!r} with seed {seed}. Name another file, or move this one away."
+                f"{out} holds rollout {trajectory.rollout} of {trajectory.policy!r} with seed {trajectory.seed}, "
+                f"and this run's would be of {policy!r} with seed {wanted}. "
+                "Name another file, or move this one away."
             )
         if trajectory.stop in INFRASTRUCTURE:
             failed += 1

@@ -360,7 +360,7 @@ def _selection(
         kept=by_verdict[Verdict.PERFECT] + by_verdict[Verdict.RETURNED],
         perfect=by_verdict[Verdict.PERFECT],
         returned=by_verdict[Verdict.RETURNED],
-        by_verdict={str(verdict): by_verdict[verdict] for verdict in sorted(by_verdict)},
+        by_verdict={verdict.value: by_verdict[verdict] for verdict in sorted(by_verdict)},
         kept_by_family=_positive(families),
         tools_before=_positive(before),
         tools_after=_positive(after),

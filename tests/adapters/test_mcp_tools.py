@@ -11,11 +11,16 @@ import pytest
 
 from cacherl.adapters.mcp_tools import McpServer, McpTools, McpWorld, error_class_of
 from cacherl.core.errors import DataError, ToolError
-from cacherl.core.jsonl import write_jsonl
+from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import ToolCall
+from cacherl.core.models import Limits
 from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import UNDECLARED, Effects, ErrorClass, Source, Tier
+from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.record import record
+from cacherl.worlds.desk.expert import DeskExpert
+from cacherl.worlds.desk.world import DeskWorld
 
 SCRIPT = str(Path(__file__).with_name("mcp_notes_server.py"))
 NOTES = McpServer(name="notes", command=sys.executable, args=(SCRIPT, "{scenario}"))
@@ -232,3 +237,51 @@ def test_tasks_of_another_world_are_refused(tmp_path: Path) -> None:
 def test_errors_are_classed_by_what_they_say(text: str, expected: ErrorClass) -> None:
     """Only transient errors are kept out of the cache; the others are lessons."""
     assert error_class_of(text) is expected
+
+
+async def test_the_desk_over_mcp_answers_as_the_desk_itself(tmp_path: Path) -> None:
+    """People's tools come over MCP; the built-in world proves that nothing is lost on that way."""
+    desk = DeskWorld()
+    tasks = [
+        next(t for t in desk.tasks(Split.TRAIN, count=40, seed=1) if t.family == family)
+        for family in ("cancel", "email_retry")
+    ]
+    source = str(Path(__file__).parents[2] / "src")
+    server = McpServer(
+        name="desk",
+        command=sys.executable,
+        args=("-m", "cacherl.worlds.desk", "--scenario", "{scenario}"),
+        env={"PYTHONPATH": source},
+    )
+    remote = McpWorld([server], namespace=desk.namespace, list_scenario="desk-1")
+    recorded = {}
+    for name, world in (("here", desk), ("there", remote)):
+        out = tmp_path / f"{name}.jsonl"
+        await record(
+            DeskExpert(detour=0.0), world, tasks, limits=Limits(max_turns=16), seed=0, out=out
+        )
+        recorded[name] = {t.task_id: t for t in read_jsonl(out, Trajectory)}
+
+    for one in tasks:
+        here, there = recorded["here"][one.id], recorded["there"][one.id]
+        assert there.stop is StopReason.ANSWER
+        assert there.messages == here.messages
+        assert [(r.text, r.error_class) for r in there.results] == [
+            (r.text, r.error_class) for r in here.results
+        ]
+        assert there.final_state is None  # nobody can ask an MCP server for its state
+    assert [spec.parameters for spec in remote.specs] == [spec.parameters for spec in desk.specs]
+
+
+async def test_a_server_that_refuses_its_scenario_is_quoted() -> None:
+    """The reason it died must stand in the error, not only on a terminal long gone."""
+    server = McpServer(
+        name="desk",
+        command=sys.executable,
+        args=("-m", "cacherl.worlds.desk", "--scenario", "{scenario}"),
+        env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+    )
+    tools = McpTools([server], scenario="moon-1")
+
+    with pytest.raises(ToolError, match="no scenario 'moon-1'"):
+        await tools.start()

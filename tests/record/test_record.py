@@ -272,6 +272,18 @@ async def test_the_hook_sees_each_trajectory_before_it_is_on_file(tmp_path: Path
     assert seen == [("t0", 0), ("t1", 1), ("t2", 2)]
 
 
+async def test_rollouts_of_one_task_have_seeds_of_their_own(tmp_path: Path) -> None:
+    """Best of two is only worth its price if the two can differ."""
+    world, model, out = Counter(), Adder(), tmp_path / "trajectories.jsonl"
+
+    await record(model, world, [make_task(1)], limits=LIMITS, seed=5, out=out, best_of=3)
+
+    seeds = [t.seed for t in read_jsonl(out, Trajectory)]
+    assert seeds == model.seeds
+    assert len(set(seeds)) == 3
+    assert seeds[0] == 5
+
+
 async def test_another_policy_needs_another_file(tmp_path: Path) -> None:
     """Episodes of two policies in one file could not be told apart by task and rollout."""
     world, out = Counter(), tmp_path / "trajectories.jsonl"

@@ -162,7 +162,7 @@ class _Connection:
     def _unready(self, error: Exception, words: IO[str]) -> ToolError:
         words.seek(0)
         lines = [line.strip() for line in words if line.strip()]
-        said = f"; its last line was: {lines[-1][:200]}" if lines else ""
+        said = f"; its last line was: {lines[-1][:200].rstrip('.')}" if lines else ""
         return ToolError(
             f"the MCP server {self.server.name} ({self._line()}) ended or failed before it was ready "
             f"({_one_line(str(error))}){said}. Run the command by hand to see why."
@@ -408,6 +408,8 @@ class McpWorld:
     """A `World` of MCP servers, whose tasks a person wrote.
 
     The task file is JSONL of `Task` records. A task with `"tools": []` is offered every tool.
+    `list_scenario` is the scenario in which servers are started to list their tools, for
+    servers that refuse to start without a real one.
     """
 
     def __init__(
@@ -416,12 +418,14 @@ class McpWorld:
         *,
         namespace: str,
         tasks: Path | None = None,
+        list_scenario: str = "",
         call_timeout_s: float = 60.0,
         start_timeout_s: float = 30.0,
     ) -> None:
         self.namespace = namespace
         self._servers = tuple(servers)
         self._tasks = tasks
+        self._list_scenario = list_scenario
         self._call_timeout_s = call_timeout_s
         self._start_timeout_s = start_timeout_s
         self._specs: tuple[ToolSpec, ...] | None = None
@@ -440,7 +444,7 @@ class McpWorld:
         return self._specs
 
     async def _list(self) -> tuple[ToolSpec, ...]:
-        tools = self.open("")
+        tools = self.open(self._list_scenario)
         try:
             return tuple(await tools.start())
         finally:
