@@ -1,0 +1,533 @@
+"""When two calls of one tool are the same call: schema-aware normalisation of arguments.
+
+A `Plan` is compiled once per tool and rewrites arguments to a normal form; every rule that
+rewrote something is reported. The rules undo only what the schema says cannot matter: a rule that
+guesses would make EXACT a lie. Where the schema is silent, strings are identities.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from cacherl.cache.canonical import canonical_json, encode_folded, fold_number
+from cacherl.core.records import JsonObject
+from cacherl.core.tools import Effects, ToolSpec
+
+
+class Kind(enum.StrEnum):
+    """What a field means to matching. Only TEXT may ever differ in a FUZZY hit."""
+
+    ID = "id"
+    NUMBER = "number"
+    DATE = "date"
+    ENUM = "enum"
+    ENTITY = "entity"
+    """A name: the default of a string that nothing is known about."""
+    TEXT = "text"
+    CODE = "code"
+    """Code, SQL, expressions: kept byte for byte, never matched loosely."""
+    VOLATILE = "volatile"
+    """Request ids, time stamps: no part of the call's identity at all."""
+
+
+class Rule(enum.StrEnum):
+    """A rewriting of arguments that leaves the call the same."""
+
+    INTEGRAL_FLOAT = "10.0 is 10"
+    NUMBER_FROM_STRING = '"10" is 10 where the schema wants a number'
+    UNICODE_NFC = "Unicode NFC"
+    WHITE_SPACE = "white space"
+    ENUM_CASE = "letter case of an enum value"
+    DATE_TIME_FORM = "RFC 3339 form of a date-time"
+    DEFAULT_FILLED = "schema default filled in"
+    NULL_DROPPED = "null of an optional parameter dropped"
+    VOLATILE_DROPPED = "volatile parameter dropped"
+    UNORDERED_SORTED = "unordered array sorted"
+
+
+COERCIONS = frozenset({Rule.NUMBER_FROM_STRING, Rule.ENUM_CASE, Rule.NULL_DROPPED})
+"""Rules that map arguments a strict tool refuses onto ones it accepts: a recorded validation error
+of such a call says nothing about its normal form."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """One rule that rewrote one place."""
+
+    rule: Rule
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalCall:
+    """Arguments in normal form."""
+
+    arguments: JsonObject
+    canonical: bytes
+    """`arguments` as canonical JSON: what the key is made of."""
+    fired: tuple[Fired, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One identity leaf of the arguments."""
+
+    path: str
+    """`flights[].date`: places in an array share a path."""
+    kind: Kind
+    token: str
+    """The value as canonical JSON text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Normal arguments as matching sees them."""
+
+    gate: bytes
+    """Canonical arguments without their texts: must agree for FUZZY."""
+    texts: tuple[tuple[str, str], ...]
+    """(path, text), array places numbered: the only part that may differ for FUZZY."""
+    fields: tuple[Field, ...]
+
+
+def _lexicon(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# Names of parameters, not of values. A wrong TEXT would let different calls match, so only words
+# that hardly ever name an identity stand here; everything else stays an entity.
+_TEXT_NAMES = _lexicon(
+    "body comment comments content description details explanation feedback message note notes"
+    " prompt q query question reason search_query summary text thought"
+)
+_CODE_NAMES = _lexicon(
+    "cmd code command cypher expr expression formula graphql html javascript jq json jsonpath"
+    " pattern python query_string regex regexp script shell snippet sparql sql statement template"
+    " where xpath yaml"
+)
+_ID_NAMES = _lexicon(
+    "code email hash iban id ids isbn key number path phone ref reference sku token uri url uuid"
+    " zip"
+)
+_CODE_WORDS = re.compile(
+    r"\b(sql|sparql|cypher|graphql|regex|regular expression|expression|code|shell|command|script"
+    r"|jsonpath|xpath|formula|python)\b"
+)
+_WORD_BREAK = re.compile(r"[_\-.\s]+|(?<=[a-z0-9])(?=[A-Z])")
+_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,4000})\Z")
+_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z")
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[Tt ].*)?\Z")
+_DATE_TIME = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?(?:([Zz])|([+-]\d{2}:\d{2}))\Z"
+)
+_ID_VALUE = re.compile(r"(?=\S*\d)\S+\Z")
+_TEXT_MARK = None  # stands in the gate where a text was
+
+
+class _Log:
+    """What fired during one normalisation."""
+
+    __slots__ = ("fired", "odd")
+
+    def __init__(self) -> None:
+        self.fired: list[Fired] = []
+        self.odd = False
+
+    def add(self, rule: Rule, path: str) -> None:
+        self.fired.append(Fired(rule=rule, path=path))
+
+
+class _Node:
+    """The compiled rules of one place in the arguments."""
+
+    __slots__ = (
+        "additional",
+        "coerce",
+        "default",
+        "defaults",
+        "enum_by_fold",
+        "items",
+        "kind",
+        "null_means",
+        "optional",
+        "properties",
+        "unordered",
+        "volatile",
+        "writes",
+    )
+
+    def __init__(self, kind: Kind | None, *, writes: bool) -> None:
+        self.kind = kind
+        """None: decided by the value (ID, DATE or ENTITY for strings)."""
+        self.writes = writes
+        self.properties: dict[str, _Node] = {}
+        self.additional: _Node | None = None
+        self.items: _Node | None = None
+        self.optional: frozenset[str] = frozenset()
+        self.defaults: tuple[tuple[str, Any], ...] = ()
+        self.coerce: str | None = None
+        self.enum_by_fold: dict[str, str] | None = None
+        self.null_means = False
+        """An explicit null is allowed and differs from leaving the parameter out."""
+        self.unordered = False
+        self.volatile = kind is Kind.VOLATILE
+
+    # ---- rewriting
+
+    def apply(self, value: Any, path: str, log: _Log) -> Any:
+        if isinstance(value, str):
+            return self._string(value, path, log)
+        if isinstance(value, dict):
+            return self._object(value, path, log)
+        if isinstance(value, list | tuple):
+            return self._array(value, path, log)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                log.odd = True
+            elif value.is_integer():
+                log.add(Rule.INTEGRAL_FLOAT, path)
+                return fold_number(value)
+        return value
+
+    def _string(self, value: str, path: str, log: _Log) -> Any:
+        if self.coerce is not None:
+            number = _number(value, integer=self.coerce == "integer")
+            if number is not None:
+                log.add(Rule.NUMBER_FROM_STRING, path)
+                return number
+        if self.kind is Kind.CODE:
+            return value
+        if not value.isascii():
+            composed = unicodedata.normalize("NFC", value)
+            if composed != value:
+                log.add(Rule.UNICODE_NFC, path)
+                value = composed
+        # What a writer stores, it stores with its line breaks.
+        if not (self.writes and self.kind is Kind.TEXT):
+            squeezed = " ".join(value.split())
+            if squeezed != value:
+                log.add(Rule.WHITE_SPACE, path)
+                value = squeezed
+        if self.enum_by_fold is not None:
+            said = self.enum_by_fold.get(value.casefold())
+            if said is not None and said != value:
+                log.add(Rule.ENUM_CASE, path)
+                return said
+        if self.kind is Kind.DATE:
+            form = _date_time(value)
+            if form != value:
+                log.add(Rule.DATE_TIME_FORM, path)
+                return form
+        return value
+
+    def _object(self, value: Mapping[str, Any], path: str, log: _Log) -> JsonObject:
+        out: JsonObject = {}
+        for name, member in value.items():
+            node = self.member(name)
+            here = f"{path}.{name}" if path else name
+            if node.volatile:
+                log.add(Rule.VOLATILE_DROPPED, here)
+                continue
+            if member is None and name in self.optional and not node.null_means:
+                log.add(Rule.NULL_DROPPED, here)
+                continue
+            out[name] = node.apply(member, here, log)
+        for name, default in self.defaults:
+            if name not in out:
+                here = f"{path}.{name}" if path else name
+                log.add(Rule.DEFAULT_FILLED, here)
+                out[name] = self.member(name).apply(default, here, _Log())
+        return out
+
+    def _array(self, value: Sequence[Any], path: str, log: _Log) -> list[Any]:
+        node = self.item()
+        items = [node.apply(item, f"{path}[{place}]", log) for place, item in enumerate(value)]
+        if self.unordered:
+            ordered = sorted(items, key=canonical_json)
+            if ordered != items:
+                log.add(Rule.UNORDERED_SORTED, path)
+            return ordered
+        return items
+
+    def member(self, name: str) -> _Node:
+        return self.properties.get(name) or self.additional or _bare(name, self.writes)
+
+    def item(self) -> _Node:
+        return self.items or _Node(self.kind, writes=self.writes)
+
+    # ---- reading
+
+    def leaves(self, value: Any, path: str, place: str) -> Iterator[tuple[str, str, Kind, Any]]:
+        """Yield (path, numbered place, kind, value) of every leaf."""
+        if isinstance(value, dict) and value:
+            for name, member in value.items():
+                yield from self.member(name).leaves(
+                    member, f"{path}.{name}" if path else name, f"{place}.{name}" if place else name
+                )
+        elif isinstance(value, list) and value:
+            node = self.item()
+            for number, item in enumerate(value):
+                yield from node.leaves(item, f"{path}[]", f"{place}[{number}]")
+        else:
+            yield path, place, self._kind_of(value), value
+
+    def gate(self, value: Any) -> Any:
+        """Return the value with every text replaced by one and the same mark."""
+        if isinstance(value, dict):
+            return {name: self.member(name).gate(member) for name, member in value.items()}
+        if isinstance(value, list):
+            node = self.item()
+            return [node.gate(item) for item in value]
+        return _TEXT_MARK if self._kind_of(value) is Kind.TEXT else value
+
+    def _kind_of(self, value: Any) -> Kind:
+        if isinstance(value, str):
+            if self.kind is not None:
+                return self.kind
+            if _ISO_DATE.match(value):
+                return Kind.DATE
+            return Kind.ID if _ID_VALUE.match(value) else Kind.ENTITY
+        if isinstance(value, bool) or value is None:
+            return Kind.ENUM
+        if isinstance(value, int | float):
+            return self.kind if self.kind in (Kind.ID, Kind.ENUM) else Kind.NUMBER
+        return Kind.ENTITY
+
+
+class Plan:
+    """The compiled normalisation of one tool. Pure: equal specs, equal plans."""
+
+    __slots__ = ("_root", "tool")
+
+    def __init__(self, tool: str, root: _Node) -> None:
+        self.tool = tool
+        self._root = root
+
+    def normal(self, arguments: Mapping[str, Any]) -> NormalCall:
+        """Return the arguments in normal form, with the rules that fired.
+
+        Idempotent: normal arguments come back as they are, with no rule fired.
+        """
+        log = _Log()
+        value = self._root.apply(dict(arguments), "", log)
+        return NormalCall(
+            arguments=value,
+            canonical=encode_folded(value, odd=log.odd),
+            fired=tuple(log.fired),
+        )
+
+    def shape(self, arguments: JsonObject) -> Shape:
+        """Return what matching compares, of arguments in normal form."""
+        texts: list[tuple[str, str]] = []
+        fields: list[Field] = []
+        for path, place, kind, value in self._root.leaves(arguments, "", ""):
+            if not path:
+                continue  # no arguments at all
+            if kind is Kind.TEXT:
+                texts.append((place, value))
+            else:
+                token = canonical_json(value).decode()
+                fields.append(Field(path=path, kind=kind, token=token))
+        gate = canonical_json(self._root.gate(arguments))
+        texts.sort()
+        return Shape(gate=gate, texts=tuple(texts), fields=tuple(fields))
+
+    def kinds(self) -> dict[str, str]:
+        """Return the declared or inferred kind of each parameter, for people to check."""
+        return {
+            name: "by value" if node.kind is None else str(node.kind)
+            for name, node in sorted(self._root.properties.items())
+        }
+
+
+def plan_of(spec: ToolSpec) -> Plan:
+    """Return the tool's plan, compiled on first use."""
+    return _plan(
+        spec.name, spec.description, msgspec.json.encode(spec.parameters), bool(spec.effects.writes)
+    )
+
+
+def is_writer(effects: Effects) -> bool:
+    """Say whether the tool changes anything; one that declares nothing counts as a writer."""
+    return bool(effects.writes)
+
+
+@functools.lru_cache(maxsize=8192)
+def _plan(name: str, description: str, schema_json: bytes, writes: bool) -> Plan:
+    schema = msgspec.json.decode(schema_json)
+    runs_code = bool(_CODE_WORDS.search(" ".join(_words(name)))) or "SQL" in description
+    compiler = _Compiler(schema, writes=writes, runs_code=runs_code)
+    root = compiler.node(schema, "", ())
+    # MCP clients put request ids and progress tokens here.
+    root.properties.setdefault("_meta", _Node(Kind.VOLATILE, writes=writes))
+    return Plan(name, root)
+
+
+class _Compiler:
+    """JSON Schema -> nodes. What it does not understand becomes an untyped place: less is undone."""
+
+    def __init__(self, root: JsonObject, *, writes: bool, runs_code: bool) -> None:
+        self._root = root
+        self._writes = writes
+        self._runs_code = runs_code
+
+    def node(self, schema: Any, name: str, above: tuple[str, ...]) -> _Node:
+        schema, above, nullable = self._resolved(schema, above)
+        types = schema.get("type", ())
+        types = {types} if isinstance(types, str) else set(types)
+        nullable = nullable or "null" in types
+        node = _Node(self._kind(schema, types, name), writes=self._writes)
+        if "string" not in types and types & {"integer", "number"}:
+            node.coerce = "number" if "number" in types else "integer"
+        words = schema.get("enum")
+        if isinstance(words, list):
+            node.enum_by_fold = _unambiguous(words)
+        node.null_means = nullable and schema.get("default") is not None
+        node.unordered = schema.get("x-unordered") is True
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            self._members(node, properties, schema.get("required", ()), above)
+        if isinstance(schema.get("additionalProperties"), dict):
+            node.additional = self.node(schema["additionalProperties"], name, above)
+        if isinstance(schema.get("items"), dict):
+            items = schema["items"]
+            if "x-kind" in schema and "x-kind" not in items:
+                items = {**items, "x-kind": schema["x-kind"]}
+            node.items = self.node(items, name, above)
+        return node
+
+    def _members(
+        self, node: _Node, properties: JsonObject, required: Sequence[str], above: tuple[str, ...]
+    ) -> None:
+        defaults = []
+        for name, member in properties.items():
+            child = self.node(member, name, above)
+            node.properties[name] = child
+            default = member.get("default") if isinstance(member, dict) else None
+            if default is not None and name not in required and not child.volatile:
+                defaults.append((name, default))
+        node.optional = frozenset(set(properties) - set(required))
+        node.defaults = tuple(defaults)
+
+    def _resolved(
+        self, schema: Any, above: tuple[str, ...]
+    ) -> tuple[JsonObject, tuple[str, ...], bool]:
+        """Follow local references and `X or null` unions; anything else stays as it stands."""
+        if not isinstance(schema, dict):
+            return {}, above, False
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            if reference in above or not reference.startswith("#/"):
+                return {}, above, False  # recursive or elsewhere: untyped from here on
+            target: Any = self._root
+            for step in reference[2:].split("/"):
+                name = step.replace("~1", "/").replace("~0", "~")
+                target = target.get(name) if isinstance(target, dict) else None
+            own = {key: value for key, value in schema.items() if key != "$ref"}
+            merged = {**target, **own} if isinstance(target, dict) else own
+            return self._resolved(merged, (*above, reference))
+        for union in ("anyOf", "oneOf"):
+            options = schema.get(union)
+            if isinstance(options, list):
+                others = [option for option in options if option != {"type": "null"}]
+                nullable = len(others) < len(options)
+                own = {key: value for key, value in schema.items() if key != union}
+                if len(others) == 1 and isinstance(others[0], dict):
+                    inner, above, deeper = self._resolved({**others[0], **own}, above)
+                    return inner, above, nullable or deeper
+                return own, above, nullable
+        return schema, above, False
+
+    def _kind(self, schema: JsonObject, types: set[str], name: str) -> Kind | None:
+        said = schema.get("x-kind")
+        if said is not None:
+            # An unknown kind must not match loosely.
+            return Kind(said) if said in set(Kind) else Kind.CODE
+        if "enum" in schema or "const" in schema or types == {"boolean"}:
+            return Kind.ENUM
+        if types and types <= {"integer", "number", "null"}:
+            return Kind.ID if _is_id(name) else Kind.NUMBER
+        form = schema.get("format")
+        if form in ("date", "date-time", "time"):
+            return Kind.DATE
+        if form is not None or "pattern" in schema:
+            return Kind.ID
+        kind = _kind_by_name(name)
+        says_code = bool(_CODE_WORDS.search(str(schema.get("description", "")).lower()))
+        if kind is Kind.TEXT and (self._runs_code or says_code):
+            return Kind.CODE
+        return kind
+
+
+@functools.lru_cache(maxsize=65536)
+def _bare(name: str, writes: bool) -> _Node:
+    """Return the rules of a parameter that no schema describes."""
+    if name == "_meta":
+        return _Node(Kind.VOLATILE, writes=writes)
+    return _Node(_kind_by_name(name), writes=writes)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD_BREAK.split(name) if word]
+
+
+def _is_id(name: str) -> bool:
+    words = _words(name)
+    return bool(words) and words[-1] in {"id", "ids", "number", "code"}
+
+
+def _kind_by_name(name: str) -> Kind | None:
+    words = _words(name)
+    if not words:
+        return None
+    if name.lower() in _TEXT_NAMES:
+        return Kind.TEXT
+    if name.lower() in _CODE_NAMES - {"code"} or words[-1] in _CODE_NAMES - {"code", "where"}:
+        return Kind.CODE
+    if words == ["code"]:
+        return Kind.CODE  # a program or a voucher: verbatim is right for both
+    if words[-1] in _ID_NAMES:
+        return Kind.ID
+    return None
+
+
+def _unambiguous(words: Sequence[Any]) -> dict[str, str] | None:
+    by_fold: dict[str, list[str]] = {}
+    for word in words:
+        if isinstance(word, str):
+            by_fold.setdefault(word.casefold(), []).append(word)
+    return {fold: said[0] for fold, said in by_fold.items() if len(said) == 1} or None
+
+
+def _number(text: str, *, integer: bool) -> int | float | None:
+    text = text.strip()
+    if _INTEGER.match(text):
+        return int(text)
+    if not _DECIMAL.match(text):
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        return None
+    if value.is_integer():
+        return int(value)
+    return None if integer else value
+
+
+def _date_time(text: str) -> str:
+    """Return RFC 3339's one form: `T`, `Z` for +00:00, no zero fraction. Other text is left alone."""
+    found = _DATE_TIME.match(text)
+    if found is None:
+        return text
+    day, clock, fraction, _, offset = found.groups()
+    fraction = (fraction or "").rstrip("0")
+    zone = "Z" if offset in (None, "+00:00") else offset
+    return f"{day}T{clock}{'.' + fraction if fraction else ''}{zone}"
