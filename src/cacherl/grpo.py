@@ -82,6 +82,8 @@ class GRPOConfig(Record, frozen=True, kw_only=True):
     clip: float = 0.2
     clip_high: float | None = None
     """Upper clip of the ratio; None is `clip`."""
+    budget_tokens: int = 2048
+    """Ids a rollout may hold after its prompt: the constant that DR_GRPO divides by."""
     temperature: float = 1.0
     """Of sampling and of the logprobs in the loss."""
     grad_clip: float = 1.0

@@ -97,7 +97,7 @@ class SFTPoint(Record, frozen=True, kw_only=True):
     """Mean negative log likelihood of the trained ids of the step, in nats."""
     lr: float
     tokens: int
-    """Ids read so far, padding left out."""
+    """Ids of the rows so far, prompts included, padding left out."""
     seconds: float
     """Wall seconds of training so far, over all runs that led here."""
     grad_norm: float | None = None

@@ -89,6 +89,16 @@ def test_only_an_episode_that_answered_has_an_answer() -> None:
     assert reward_of(TASK, cut).answer == 0.0
 
 
+def test_a_lucky_guess_pays_less_than_work_with_a_wrong_answer() -> None:
+    """A policy that learns to answer at once never learns to call (42 % of rollouts in the paper)."""
+    guess = msgspec.structs.replace(
+        episode("late"), messages=(AssistantMessage(content="late"),), results=()
+    )
+
+    assert reward_of(TASK, guess).alpha == 0.10
+    assert reward_of(TASK, guess).total < reward_of(TASK, episode("hm", Tier.EXACT)).total
+
+
 def test_the_record_survives_a_file() -> None:
     """Every part is logged, and read back."""
     reward = reward_of(TASK, episode("late", Tier.FUZZY))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.tools import Tier, ToolResult, worst_tier
+from cacherl.core.tools import Source, Tier, ToolResult, worst_tier
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.reward.answer import final_answer, is_meta_reasoning, rule_score
 from cacherl.reward.process import DEFAULT_WEIGHTS, ProcessReward, ProcessWeights, process_reward
@@ -49,6 +49,7 @@ class HybridReward(Record, frozen=True, kw_only=True):
 
     total: float
     alpha: float
+    """The answer's share: by `tier`, or that of a best effort where calls were due and none got through."""
     tier: Tier
     """The worst tier met; LIVE for an episode without calls."""
     answer: float
@@ -107,7 +108,11 @@ def reward_of(
     answer = 0.0 if meta else answer
     tier = tier_of(trajectory.results)
     process = process_reward(task, trajectory, weights)
-    alpha = alphas.of(tier)
+    # Without a single observation the answer is a guess, and a lucky guess must not pay more than work: a policy
+    # that answers at once, or after calls that the loop refused, is the paper's first failure.
+    observed = any(result.source is not Source.LOOP for result in trajectory.results)
+    guess = bool(task.gold and task.gold.calls) and not observed
+    alpha = alphas.of(Tier.BEST_EFFORT if guess else tier)
     return HybridReward(
         total=blend(alpha, answer, process.total),
         alpha=alpha,
