@@ -33,9 +33,9 @@ from cacherl.worlds.desk.universe import (
     Scenario,
     cities,
     email_of,
+    known_emails,
     scenario,
     seeded,
-    universe,
 )
 
 NAMESPACE = "desk"
@@ -137,7 +137,7 @@ def _email_retry(pick: _Pick) -> Values | None:
         return None
     first, last = values["name"].split(" ")
     wrong = email_of(pick.rng, first, last)
-    if wrong in universe(pick.scenario.split).emails:
+    if wrong in known_emails():
         return None
     return values | {"email": wrong, "email2": values["email"]}
 
@@ -162,10 +162,6 @@ def _two_orders(pick: _Pick) -> Values | None:
     if pair is None or pair[0].total == pair[1].total:
         return None
     one, two = pair
-    ids = one.id + two.id
-    # An id must not hold a total, or a wrong answer could pass for a right one.
-    if str(one.total) in ids or str(two.total) in ids:
-        return None
     return {"order": one.id, "order2": two.id}
 
 
@@ -175,8 +171,6 @@ def _refund(pick: _Pick) -> Values | None:
         o
         for o in pick.scenario.orders
         if (o.status == "delivered" and o.days_ago <= REFUND_DAYS) == refundable
-        and str(o.total) not in o.id
-        and "30" not in o.id
     ]
     late = [o for o in orders if o.status == "delivered"]
     if not orders:
@@ -236,8 +230,8 @@ def _slot_move(pick: _Pick) -> Values | None:
 
 def _kb(pick: _Pick) -> Values | None:
     article = pick.rng.choice(pick.rng.choice(pick.scenario.products))
-    if str(article.value) in article.product:
-        return None
+    if article.product == f"P-{article.value}":
+        return None  # naming the product would pass for knowing the answer
     french = ARTICLE_TOPICS[article.topic][0]
     articles = {"poids": "le poids"}
     return {

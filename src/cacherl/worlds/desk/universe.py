@@ -194,13 +194,18 @@ def universe(split: Split) -> Universe:
     firsts = _FIRST[:10] + _HELD_FIRST if held else _FIRST
     lasts = _LAST[:10] + _HELD_LAST if held else _LAST
     ids = {k: _ids(k, 1000, 10000, split) for k in "COTSA"}
+    taken = {
+        email
+        for other in list(Split)[: list(Split).index(split)]
+        for email in universe(other).emails
+    }
     emails: set[str] = set()
 
     def customer() -> Customer:
         cid = next(ids["C"])
         first, last = rng.choice(firsts), rng.choice(lasts)
         email = email_of(rng, first, last)
-        while email in emails:
+        while email in emails or email in taken:
             email = email_of(rng, first, last)
         emails.add(email)
         city = rng.choice(cities(split))
@@ -262,6 +267,12 @@ def universe(split: Split) -> Universe:
         products=tuple(product(next(codes)) for _ in range(_PRODUCTS[split])),
         emails=frozenset(emails),
     )
+
+
+@functools.cache
+def known_emails() -> frozenset[str]:
+    """Return every address of every split: one outside them belongs to nobody anywhere."""
+    return frozenset().union(*(universe(split).emails for split in Split))
 
 
 def split_of(seed: int) -> Split:
