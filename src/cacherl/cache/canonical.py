@@ -28,6 +28,9 @@ def canonical_json(value: Any) -> bytes:
     Defined for what JSON itself is not: NaN and infinities become bare words, lone surrogates
     escapes, integers keep every digit.
     """
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return encode_folded(value, odd=False)
     folded, odd = _folded(value)
     return encode_folded(folded, odd=odd)
 

@@ -170,8 +170,10 @@ class StateOverlay:
         """
         if not self._tokens:
             return CallState(key=NO_WRITES, writes_before=0)
-        seen = resources((*effects.reads, *effects.writes), arguments)
-        # Everything the tool can see decides what it answers; chains only ever grow at the end.
+        # What it writes counts as seen too, in case its author did not say so; what only its result
+        # will name cannot be what it looked at.
+        known = (template for template in effects.writes if "{result." not in template)
+        seen = resources((*effects.reads, *known), arguments)
         start, key, count = self._chains.get(seen, (0, NO_WRITES, 0))
         for position in self._touching(seen, start):
             key = hashlib.blake2b(key + self._tokens[position], digest_size=16).digest()

@@ -52,11 +52,12 @@ AIRLINE_EFFECTS: Mapping[str, Effects] = {
     ),
     # A refund is noted in the reservation; no balance changes.
     "cancel_reservation": Effects(reads=(_RESERVATION,), writes=(_RESERVATION,)),
+    # They charge a gift card of the reservation's owner, whom the arguments do not name.
     "update_reservation_flights": Effects(
-        reads=("flight:*", _RESERVATION), writes=(_RESERVATION, "user:{result.user_id}")
+        reads=("flight:*", "user:*", _RESERVATION), writes=(_RESERVATION, "user:{result.user_id}")
     ),
     "update_reservation_baggages": Effects(
-        reads=(_RESERVATION,), writes=(_RESERVATION, "user:{result.user_id}")
+        reads=("user:*", _RESERVATION), writes=(_RESERVATION, "user:{result.user_id}")
     ),
     "update_reservation_passengers": Effects(reads=(_RESERVATION,), writes=(_RESERVATION,)),
     "send_certificate": Effects(reads=("user:{user_id}",), writes=("user:{user_id}",)),
