@@ -21,11 +21,12 @@ from cacherl.core.messages import (
 from cacherl.core.models import Limits
 from cacherl.core.tasks import Split, Task
 from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.core.worlds import World
 from cacherl.reward.answer import rule_score
 from cacherl.worlds.desk import DeskExpert, DeskWorld, explain
 from cacherl.worlds.desk.universe import CITIES, ITEMS, REFUND_DAYS
 
-WORLD = DeskWorld()
+WORLD: World = DeskWorld()
 
 
 async def play(expert: DeskExpert, tasks: list[Task], seed: int = 0) -> list[Trajectory]:
@@ -119,7 +120,7 @@ async def test_half_of_the_calling_turns_say_why_and_no_answer_does() -> None:
 
 async def test_every_right_turn_has_a_short_reason_that_names_what_it_copies() -> None:
     """A tiny model copies an id more easily once it has said it."""
-    tasks = WORLD.tasks(Split.TEST, count=480, seed=8)
+    tasks = WORLD.tasks(Split.TEST, count=320, seed=8)
     for task, trajectory in zip(tasks, await play(DeskExpert(detour=0.0), tasks), strict=True):
         hidden = msgspec.structs.replace(task, gold=None, user_turns=task.user_turns[:1])
         for place, message in enumerate(trajectory.messages):
@@ -152,7 +153,7 @@ async def test_the_same_evidence_never_asks_for_two_different_things() -> None:
 
     Names, ids and numbers are replaced by their order of appearance, so that tasks meet.
     """
-    tasks = WORLD.tasks(Split.TRAIN, count=1500, seed=10)
+    tasks = WORLD.tasks(Split.TRAIN, count=1000, seed=10)
     turns = 0
     asked: defaultdict[str, set[str]] = defaultdict(set)
     for task, trajectory in zip(tasks, await play(DeskExpert(detour=0.0), tasks), strict=True):
@@ -168,7 +169,7 @@ async def test_the_same_evidence_never_asks_for_two_different_things() -> None:
             elif isinstance(message, (UserMessage, ToolMessage)):
                 evidence += "\n" + _without_names(message.content, names)
     assert [(e, acts) for e, acts in asked.items() if len(acts) > 1] == []
-    assert turns - len(asked) > 400  # many tasks really met
+    assert turns - len(asked) > 200  # many tasks really met
 
 
 def _plain_calls(message: AssistantMessage) -> str:

@@ -35,7 +35,7 @@ def train() -> list[Task]:
 
 @pytest.fixture(scope="module")
 def test_tasks() -> list[Task]:
-    return WORLD.tasks(Split.TEST, count=640, seed=0)
+    return WORLD.tasks(Split.TEST, count=320, seed=0)
 
 
 def state_after(task: Task, drop: int | None = None) -> str:
@@ -90,7 +90,7 @@ def test_families_are_even_and_ids_unique(train: list[Task]) -> None:
 def test_gold_is_what_its_calls_really_do(train: list[Task], test_tasks: list[Task]) -> None:
     """The state of the gold is the state after the gold calls, in every family and language."""
     seen: Counter[tuple[str, str]] = Counter()
-    for task in train[:700] + test_tasks:
+    for task in train[:400] + test_tasks:
         assert task.gold is not None
         seen[task.family, task.language] += 1
         assert state_after(task) == task.gold.state
@@ -102,7 +102,7 @@ def test_gold_is_what_its_calls_really_do(train: list[Task], test_tasks: list[Ta
 
 def test_nothing_and_less_than_all_is_not_enough(train: list[Task]) -> None:
     """A task that could be passed without its last write would reward doing less."""
-    for task in train[:700]:
+    for task in train[:400]:
         assert task.gold is not None
         assert answer_score(task.gold.answer, "") < 1.0
         places = [i for i, call in enumerate(task.gold.calls) if call.name in WRITERS]
@@ -112,7 +112,7 @@ def test_nothing_and_less_than_all_is_not_enough(train: list[Task]) -> None:
 
 def test_right_calls_do_not_fail_but_where_the_task_is_about_that(train: list[Task]) -> None:
     """An error in the gold would teach the error."""
-    for task in train[:700]:
+    for task in train[:400]:
         assert task.gold is not None
         desk = Desk(scenario_named(task.scenario))
         errors = [run_tool(desk, c.name, c.arguments)[1] for c in task.gold.calls]
@@ -123,7 +123,7 @@ def test_right_calls_do_not_fail_but_where_the_task_is_about_that(train: list[Ta
 
 def test_values_come_from_results_or_from_words(train: list[Task]) -> None:
     """Nobody can copy what was never shown."""
-    for task in train[:700]:
+    for task in train[:400]:
         assert task.gold is not None
         desk = Desk(scenario_named(task.scenario))
         shown = "\n".join((task.system, *task.user_turns))

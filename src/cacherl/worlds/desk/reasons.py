@@ -293,7 +293,8 @@ def _why_answer(evidence: _Evidence, answer: str) -> str:
 
 def _why_order_answer(evidence: _Evidence, answer: str) -> str:
     pick = evidence.heard.pick
-    orders = [seen.result for seen in evidence.now if seen.name == "get_order"]
+    read = [seen.result for seen in evidence.now if seen.name == "get_order" and not seen.failed]
+    orders = list({order["order_id"]: order for order in read}.values())
     if len(orders) > 1:
         one, two = orders[-2:]
         return pick(

@@ -304,7 +304,7 @@ WORDINGS: Mapping[str, Mapping[str, list[Wording]]] = {
         ],
         "fr": [
             "Réservez-moi un créneau à la boutique {shop} {day} à {hour} h. Je suis le client {customer}.",
-            "Ici le client {customer}. {day} à {hour} h est libre à la boutique {shop} ? Réservez.",
+            "Ici le client {customer}. Est-ce libre {day} à {hour} h à la boutique {shop} ? Réservez.",
             "Je suis {customer} et je veux venir à la boutique {shop} {day} à {hour} h.",
             "Merci de réserver {day} {hour} h à la boutique {shop} pour le client {customer}.",
             "Puis-je avoir un rendez-vous {day} à {hour} h à la boutique {shop} ? Mon numéro est {customer}.",
