@@ -184,7 +184,7 @@ def train_grpo(
 
     config = {
         "steps": steps,
-        "tasks_per_step": 2,
+        "tasks_per_step": 4,
         "group_size": 8,
         "learning_rate": 1e-3,
         "beta": 0.0,

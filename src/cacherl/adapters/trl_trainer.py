@@ -414,28 +414,35 @@ def _save(model: Any, tokenizer: Any, out: Path) -> None:
     temporary.replace(out)
 
 
-def last_checkpoint(work: Path) -> tuple[Path, int] | None:
-    """Return the newest whole checkpoint of a work folder and its step, or None.
+def _step_of(checkpoint: Path) -> int | None:
+    """Return the step of a whole checkpoint, or None for what a killed process left half written.
 
-    `trainer_state.json` is written last: where it is missing or torn, the checkpoint was being written when
-    the process died.
+    `trainer_state.json` is written last: where it is missing or torn, the rest is not to be trusted.
     """
-    found = []
-    for folder in work.glob("checkpoint-*"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), folder))
-    if not found:
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return int(state["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    step, folder = max(found)
+
+
+def last_checkpoint(work: Path) -> tuple[Path, int] | None:
+    """Return the newest whole checkpoint of a work folder and its step, or None."""
+    steps = {folder: _step_of(folder) for folder in work.glob("checkpoint-*")}
+    whole = [(step, folder) for folder, step in steps.items() if step is not None]
+    if not whole:
+        return None
+    step, folder = max(whole)
     return folder, step
 
 
-def _drop_torn_checkpoints(work: Path, whole: Path | None) -> None:
-    """Remove what a killed run left half written: TRL would write a new checkpoint into it."""
+def _begin(work: Path) -> tuple[Path | None, int]:
+    """Return the checkpoint to go on from and its step, after clearing away torn ones."""
+    work.mkdir(parents=True, exist_ok=True)
     for folder in work.glob("checkpoint-*"):
-        if folder != whole and not (folder / "trainer_state.json").exists():
-            shutil.rmtree(folder)
+        if _step_of(folder) is None:
+            shutil.rmtree(folder)  # TRL would write a new checkpoint into it
+    return last_checkpoint(work) or (None, 0)
 
 
 class _Curve(Generic[P]):
@@ -482,6 +489,9 @@ class _Report(TrainerCallback):
 
 def _arguments(config: SFTConfig | GRPOConfig, work: Path, steps: int) -> dict[str, Any]:
     """Return what both trainers are told alike."""
+    # A checkpoint between two steps on the same rollouts would play them again.
+    every = config.iterations if isinstance(config, GRPOConfig) else 1
+    save_every = -(-config.save_every // every) * every
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(work),
@@ -496,7 +506,7 @@ def _arguments(config: SFTConfig | GRPOConfig, work: Path, steps: int) -> dict[s
         "logging_steps": 1,
         "logging_first_step": True,
         "save_strategy": "steps",
-        "save_steps": config.save_every,
+        "save_steps": save_every,
         "save_total_limit": KEEP_CHECKPOINTS,
         "gradient_checkpointing": config.gradient_checkpointing,
         # TRL turns autocast on by default; weights are trained in the format they are kept in.
@@ -532,9 +542,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _may_share(config: SFTConfig | GRPOConfig, trainer: Any) -> bool:
-    """Two passes a step need whole activations and no wrapper that counts passes (DDP, FSDP)."""
-    alone = trainer.accelerator.num_processes == 1
-    return config.share_prefix and not config.gradient_checkpointing and alone
+    """Two passes a step need whole activations, full attention and no wrapper that counts passes (DDP)."""
+    kinds = set(getattr(trainer.model.config.get_text_config(), "layer_types", None) or ())
+    return (
+        config.share_prefix
+        and not config.gradient_checkpointing
+        and trainer.accelerator.num_processes == 1
+        and kinds <= {"full_attention"}
+    )
 
 
 def _number(logs: Mapping[str, Any], *names: str) -> float | None:
@@ -564,10 +579,8 @@ class TRLTrainer:
         on_progress: Progress | None,
     ) -> tuple[list[SFTPoint], int]:
         """See `SupervisedTrainer.fit`."""
-        work.mkdir(parents=True, exist_ok=True)
-        found = last_checkpoint(work)
-        _drop_torn_checkpoints(work, found[0] if found else None)
-        curve = _Curve(work / "curve.jsonl", SFTPoint, found[1] if found else 0)
+        checkpoint, resumed_from = _begin(work)
+        curve = _Curve(work / "curve.jsonl", SFTPoint, resumed_from)
         policy, tokenizer = _load(model, config.dtype)
         rows = datasets.Dataset.from_dict(
             {"input_ids": [e.ids for e in examples], "labels": [e.labels for e in examples]}
@@ -611,11 +624,11 @@ class TRLTrainer:
             trainer.share_prefix = _may_share(config, trainer)
             trainer.remove_callback(transformers.PrinterCallback)
             try:
-                trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
                 curve.close()
             _save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
-        return curve.points, found[1] if found else 0
+        return curve.points, resumed_from
 
     # ---- policy
 
@@ -633,10 +646,8 @@ class TRLTrainer:
         """See `PolicyTrainer.train`."""
         if self._make_engine is None:
             raise ValueError("TRLTrainer needs make_engine to train a policy")
-        work.mkdir(parents=True, exist_ok=True)
-        found = last_checkpoint(work)
-        _drop_torn_checkpoints(work, found[0] if found else None)
-        curve = _Curve(work / "curve.jsonl", GRPOPoint, found[1] if found else 0)
+        checkpoint, resumed_from = _begin(work)
+        curve = _Curve(work / "curve.jsonl", GRPOPoint, resumed_from)
         policy, tokenizer = _load(model, config.dtype)
         rollouts = _Rollouts(tasks, play, config, self._make_engine)
         rows = config.tasks_per_step * config.group_size
@@ -671,8 +682,8 @@ class TRLTrainer:
             trainer.share_prefix = _may_share(config, trainer)
             trainer.remove_callback(transformers.PrinterCallback)
             try:
-                trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:
                 curve.close()
             _save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
-        return curve.points, found[1] if found else 0
+        return curve.points, resumed_from

@@ -24,6 +24,7 @@ class Dtype(enum.StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    """Half the memory. Training all weights in it rounds small updates away; LoRA keeps its own in float32."""
 
 
 class LoRA(Record, frozen=True, kw_only=True):
