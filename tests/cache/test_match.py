@@ -146,7 +146,7 @@ def test_swapped_identity_fields_are_never_fuzzy() -> None:
     assert match.fuzzy(shape(), shape(origin="Paris", destination="Oslo")).refused is not None
 
 
-WORDS = "alpha bravo charlie delta echo foxtrot golf hotel kilo lima".split()
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "kilo", "lima"]
 SENTENCES = st.lists(st.sampled_from(WORDS), min_size=3, max_size=8, unique=True)
 
 

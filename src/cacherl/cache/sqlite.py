@@ -222,7 +222,7 @@ class SqliteStore:
             self._connection().execute(
                 "INSERT INTO tool(namespace, name, spec, sum) VALUES(?,?,?,?) "
                 "ON CONFLICT(namespace, name) DO UPDATE SET spec=excluded.spec, sum=excluded.sum",
-                (*where, value, _sum(namespace.encode(), spec.name.encode(), value)),
+                (*where, value, _sum(namespace, spec.name, value)),
             )
 
     def add(self, call: RecordedCall, observation: Observation) -> bool:
@@ -234,19 +234,27 @@ class SqliteStore:
             entry = self._kept(number, call.key) if known else ()
             for sequence, kept in enumerate(entry):
                 if observation.repeats(kept.observation):
-                    connection.execute(
-                        "UPDATE observation SET times=times+1 WHERE call=? AND sequence=?",
-                        (number, sequence),
-                    )
+                    self._count(number, sequence, call.key, kept.times + 1)
                     return False
             if len(entry) >= MAX_DISTINCT:
                 return False
             value = _encoded(observation)
             connection.execute(
                 "INSERT INTO observation(call, sequence, value, sum, times) VALUES(?,?,?,?,1)",
-                (number, len(entry), value, _value_sum(call.key, len(entry), value)),
+                (number, len(entry), value, _value_sum(call.key, len(entry), value, 1)),
             )
             return True
+
+    def _count(self, number: int, sequence: int, key: bytes, times: int) -> None:
+        connection = self._connection()
+        where = (number, sequence)
+        value = connection.execute(
+            "SELECT value FROM observation WHERE call=? AND sequence=?", where
+        ).fetchone()[0]
+        connection.execute(
+            "UPDATE observation SET times=?, sum=? WHERE call=? AND sequence=?",
+            (times, _value_sum(key, sequence, value, times), *where),
+        )
 
     def _insert_call(self, call: RecordedCall) -> int:
         cursor = self._connection().execute(
@@ -273,7 +281,7 @@ class SqliteStore:
             )
             found = {}
             for namespace, name, value, kept_sum in rows:
-                if _sum(namespace.encode(), name.encode(), value) != kept_sum:
+                if _sum(namespace, name, value) != kept_sum:
                     raise self._damaged(f"the declaration of {name}")
                 found[namespace, name] = _spec.decode(value)
             return found
@@ -351,7 +359,7 @@ class SqliteStore:
         )
         kept = []
         for sequence, value, kept_sum, times in rows:
-            if _value_sum(key, sequence, value) != kept_sum:
+            if _value_sum(key, sequence, value, times) != kept_sum:
                 raise self._damaged(f"an answer of the call {key.hex()}")
             kept.append(Kept(observation=_decoded(value), times=times))
         return tuple(kept)
@@ -399,24 +407,26 @@ def _decoded(value: bytes) -> Observation:
         return msgspec.convert(json.loads(value), Observation)
 
 
-def _sum(*parts: bytes) -> bytes:
+def _sum(*parts: object) -> bytes:
+    """Return the checksum of a row's columns; none at all where damage changed a column's type."""
     hashed = hashlib.blake2b(digest_size=_SUM_BYTES)
     for part in parts:
-        hashed.update(len(part).to_bytes(8, "big"))
-        hashed.update(part)
+        if isinstance(part, str):
+            part_bytes, kind = part.encode("utf-8", "surrogatepass"), b"s"
+        elif isinstance(part, bytes):
+            part_bytes, kind = part, b"b"
+        elif isinstance(part, int):
+            part_bytes, kind = str(part).encode(), b"i"
+        else:
+            return b""
+        hashed.update(kind + len(part_bytes).to_bytes(8, "big"))
+        hashed.update(part_bytes)
     return hashed.digest()
 
 
 def _call_sum(call: RecordedCall, canon: str) -> bytes:
-    return _sum(
-        call.key,
-        canon.encode(),
-        call.namespace.encode(),
-        call.tool.encode(),
-        call.canonical,
-        call.state,
-    )
+    return _sum(call.key, canon, call.namespace, call.tool, call.canonical, call.state)
 
 
-def _value_sum(key: bytes, sequence: int, value: bytes) -> bytes:
-    return _sum(key, str(sequence).encode(), value)
+def _value_sum(key: bytes, sequence: int, value: bytes, times: int) -> bytes:
+    return _sum(key, sequence, value, times)
