@@ -1,0 +1,633 @@
+"""The `cacherl` command: parse, call one function, print, exit.
+
+Exit codes: 0 done, 1 something could not be done (one line says what), 2 the recipe or the options are
+wrong, 130 interrupted (what was done is kept; run the same command again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cacherl import __version__
+from cacherl.core.errors import CacheRLError, DataError, ModelError
+from cacherl.core.tasks import Split
+from cacherl.experiment import EvaluateSection, LimitsSection, Stage, WorldSection
+from cacherl.render import Template
+
+
+class _Group(click.Group):
+    """Turns every `CacheRLError` into one line and its exit code; anything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CacheRLError as error:
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(
+                "Interrupted. What was done is kept; run the same command to go on.", err=True
+            )
+            ctx.exit(130)
+
+
+def example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an example to a command's help. `tests/test_cli.py` holds every command to having one."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__doc__ = f"{function.__doc__}\n\nExample:\n\n\b\n    {text}\n"
+        return function
+
+    return add
+
+
+def as_json(value: Any) -> str:
+    """Return a value as indented JSON for machines."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+FILE = click.Path(exists=False, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+JSON = click.option("--json", "json_out", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cacherl")
+def main() -> None:
+    """Train small models that call tools, from cached tool results.
+
+    \b
+    Start here:
+        cacherl run recipes/quickstart.toml
+    """
+
+
+# ---- run ---------------------------------------------------------------------------------------
+
+
+class _Bars:
+    """Progress for a person: one bar a piece of work, with elapsed time and ETA."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=self.console,
+        )
+        self._ids: dict[tuple[Stage, str], Any] = {}
+        self._printed = 0.0
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def stage(self, stage: Stage, state: str) -> None:
+        if state == "running":
+            return
+        mark = "=" if state == "up to date" else "+"
+        self._bars.console.print(f"{mark} {stage.value:<9} {state}")
+
+    def progress(self, stage: Stage, what: str, done: int, total: int, facts: str) -> None:
+        key = (stage, what)
+        if key not in self._ids:
+            for other in self._ids.values():
+                self._bars.update(other, visible=False)
+            self._ids[key] = self._bars.add_task(f"{stage.value}: {what}", total=total, facts=facts)
+        self._bars.update(self._ids[key], completed=done, total=total, facts=facts)
+        # A log file or CI has no moving bar: say something every ten seconds instead.
+        if not self.console.is_terminal and (
+            time.monotonic() - self._printed > 10 or done in (1, total)
+        ):
+            self._printed = time.monotonic()
+            self.console.print(f"  {stage.value}: {what} {done}/{total} {facts}".rstrip())
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(f"! {text}")
+
+
+class _JsonScreen:
+    """Progress for machines: one JSON object a line on standard error."""
+
+    def _say(self, **facts: Any) -> None:
+        click.echo(msgspec.json.encode(facts).decode(), err=True)
+
+    def stage(self, stage: Stage, state: str) -> None:
+        self._say(stage=stage.value, state=state)
+
+    def progress(self, stage: Stage, what: str, done: int, total: int, facts: str) -> None:
+        self._say(stage=stage.value, what=what, done=done, total=total, facts=facts)
+
+    def note(self, text: str) -> None:
+        self._say(note=text)
+
+
+@main.command()
+@click.argument("recipe", type=FILE)
+@click.option("--dry-run", is_flag=True, help="Check the recipe and print the plan; run nothing.")
+@click.option("--until", type=click.Choice([s.value for s in Stage]), help="Last stage to run.")
+@click.option(
+    "--redo",
+    type=click.Choice([s.value for s in Stage]),
+    help="Run this stage and all after it again.",
+)
+@JSON
+@example("cacherl run recipes/quickstart.toml")
+def run(recipe: Path, dry_run: bool, until: str | None, redo: str | None, json_out: bool) -> None:
+    """Run every stage of RECIPE: record, cache, augment, select, SFT, GRPO, evaluate, report.
+
+    Stages whose settings and inputs have not changed are skipped; a run that was killed goes on.
+    """
+    from cacherl import pipeline
+    from cacherl.experiment import RunFolder, load_recipe
+
+    loaded = load_recipe(recipe)
+    stages = pipeline.plan(loaded, recipe)
+    if dry_run:
+        folder = RunFolder(loaded.folder)
+        rows = [
+            {"stage": s.value, "key": key, "up_to_date": folder.done(s, key) is not None}
+            for s, key in stages
+        ]
+        if json_out:
+            click.echo(as_json({"recipe": loaded, "folder": str(loaded.folder), "stages": rows}))
+            return
+        click.echo(
+            f"{recipe}: valid. Model {loaded.model.path}, world {loaded.world.name}, run folder {loaded.folder}"
+        )
+        sft, grpo = loaded.sft, loaded.grpo
+        details = {
+            Stage.TASKS: f"{loaded.tasks.train} training tasks, {loaded.tasks.test} held out ({loaded.tasks.evaluate_split})",
+            Stage.RECORD: f"{loaded.record.policy} on live tools, {loaded.record.best_of} a task",
+            Stage.CACHE: "one cache for training, one for the cached evaluation",
+            Stage.AUGMENT: f"reasons by {loaded.augment.reasoner}",
+            Stage.SELECT: f"rejection sampling; {loaded.select.sft_share:.0%} of what is kept goes to SFT",
+            Stage.SFT: f"{sft.max_steps or f'{sft.epochs:g} epochs'} x {sft.batch_rows} rows, lr {sft.learning_rate:g}, "
+            + ("LoRA" if sft.lora else "all weights"),
+            Stage.GRPO: f"{grpo.steps} steps of {grpo.tasks_per_step} x {grpo.group_size} rollouts, lr {grpo.learning_rate:g}, "
+            f"beta {grpo.beta:g}, "
+            + (f"LoRA r = {grpo.lora.rank}" if grpo.lora else "all weights"),
+            Stage.EVALUATE: "base, sft and grpo; cached, then live",
+            Stage.REPORT: f"{loaded.folder}/report.html",
+        }
+        for row in rows:
+            state = "up to date" if row["up_to_date"] else "to run"
+            click.echo(f"  {row['stage']:<9} {state:<11} {details[Stage(str(row['stage']))]}")
+        return
+    last = Stage(until) if until else None
+    again = Stage(redo) if redo else None
+    if json_out:
+        pipeline.Run(loaded, recipe, _JsonScreen()).all(last, again)
+    else:
+        with _Bars() as bars:
+            pipeline.Run(loaded, recipe, bars).all(last, again)
+    if last is None or last is Stage.REPORT:
+        _print_metrics(loaded.folder, json_out)
+
+
+def _print_metrics(folder: Path, json_out: bool) -> None:
+    metrics = msgspec.json.decode((folder / "metrics.json").read_bytes())
+    if json_out:
+        click.echo(as_json({k: v for k, v in metrics.items() if k != "summaries"}))
+        return
+    table = Table(
+        title=f"Held-out tasks ({metrics['split']}), live tools, n = {metrics['base']['n']}"
+    )
+    for column in ("model", "process accuracy", "95 %", "end to end", "95 %", "cached process"):
+        table.add_column(column)
+    for name in ("base", "sft", "grpo"):
+        row, cached = metrics[name], metrics["cached"][name]
+        table.add_row(
+            name,
+            f"{row['process_accuracy']:.3f}",
+            "{:.3f}-{:.3f}".format(*row["process_accuracy_interval"]),
+            f"{row['end_to_end']:.3f}",
+            "{:.3f}-{:.3f}".format(*row["end_to_end_interval"]),
+            f"{cached['process_accuracy']:.3f}",
+        )
+    console = Console()
+    console.print(table)
+    gain = metrics["gain_of_grpo_over_sft"]["process_accuracy"]
+    click.echo(
+        f"GRPO over SFT, same tasks: {gain['mean']:+.3f} process accuracy "
+        f"(95 % {gain['low']:+.3f} to {gain['high']:+.3f})"
+    )
+    click.echo(
+        f"Live calls: {metrics['live_calls_in_record']} in record, "
+        f"{metrics['live_calls_in_training']} between record and the live evaluation"
+    )
+    minutes = sum(metrics["wall_s"].values()) / 60
+    click.echo(f"Time: {minutes:.1f} minutes over all stages; details in {folder}/metrics.json")
+    click.echo(f"Report: {(folder / 'report.html').resolve()}")
+
+
+# ---- eval --------------------------------------------------------------------------------------
+
+
+@main.command("eval")
+@click.argument("model")
+@click.option("--suite", default="desk", show_default=True, help="Whose tasks.")
+@click.option(
+    "--split", type=click.Choice([s.value for s in Split]), default="test", show_default=True
+)
+@click.option("--tools", type=click.Choice(["live", "cached"]), default="live", show_default=True)
+@click.option("--cache", "cache_path", type=FILE, help="The cache for --tools cached.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Draws the tasks and the sampling."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many tasks."
+)
+@click.option(
+    "--template",
+    type=click.Choice([t.value for t in Template]),
+    default=Template.QWEN3_THINKING_2507.value,
+    show_default=True,
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the most likely token.",
+)
+@click.option("--max-turn-tokens", type=click.IntRange(min=1), default=160, show_default=True)
+@click.option("--max-context-tokens", type=click.IntRange(min=16), default=1536, show_default=True)
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), help="Episodes at once; all unless told."
+)
+@click.option("--out", type=FOLDER, help="Keep rows and episodes here; a stopped run goes on.")
+@JSON
+@example(
+    "cacherl eval runs/quickstart/grpo/model --suite desk --split test --tools live --seed 7 --limit 100 --json"
+)
+def eval_command(
+    model: str,
+    suite: str,
+    split: str,
+    tools: str,
+    cache_path: Path | None,
+    seed: int,
+    limit: int,
+    template: str,
+    temperature: float,
+    max_turn_tokens: int,
+    max_context_tokens: int,
+    concurrency: int | None,
+    out: Path | None,
+    json_out: bool,
+) -> None:
+    """Measure MODEL on fresh tasks: process accuracy and end-to-end, with 95 % intervals.
+
+    MODEL is a folder, a Hugging Face id, openai:NAME or openai:NAME@URL, or expert.
+    """
+    from cacherl import wiring
+    from cacherl.cache.replay import ReplayTools
+    from cacherl.cache.tool_cache import ToolCache
+    from cacherl.core.errors import RecipeError
+    from cacherl.core.tasks import Task
+    from cacherl.core.tools import Tools
+    from cacherl.evaluate import evaluate
+    from cacherl.metrics import summarise
+
+    world = wiring.world_of(WorldSection(name=suite))
+    tasks = world.tasks(Split(split), count=limit, seed=seed)
+    section = EvaluateSection(temperature=temperature, seed=seed)
+    chat = wiring.chat_of(model, Template(template), section, called=model)
+    limits = LimitsSection(
+        max_turn_tokens=max_turn_tokens, max_context_tokens=max_context_tokens
+    ).limits()
+    if tools == "cached":
+        if cache_path is None:
+            raise RecipeError(
+                "--tools cached needs --cache FILE, such as runs/quickstart/cache/heldout.sqlite."
+            )
+        cache = ToolCache.open(cache_path)
+    else:
+        cache = None
+
+    def opener(task: Task) -> Tools:
+        if cache is None:
+            return world.open(task.scenario)
+        return ReplayTools(cache, task, seed=seed, splits=frozenset({Split(split)}))
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as bars:
+        bar = bars.add_task(f"{model} on {suite}/{split}", total=limit)
+        played = asyncio.run(
+            evaluate(
+                chat,
+                tasks,
+                opener,
+                limits=limits,
+                concurrency=concurrency,
+                seed=seed,
+                on_result=lambda row, trajectory: bars.advance(bar),
+                rows_path=out / "rows.jsonl" if out else None,
+                trajectories_path=out / "episodes.jsonl" if out else None,
+            )
+        )
+    if not played.rows:
+        first = played.not_scored[0]
+        raise ModelError(f"none of {limit} tasks could be scored: {first.error}")
+    summary = summarise(played.rows, seed=seed)
+    figures = {
+        "model": model,
+        "suite": suite,
+        "split": split,
+        "tools": tools,
+        "seed": seed,
+        "n": summary.n,
+        "not_scored": len(played.not_scored),
+        "process_accuracy": summary.process_accuracy.mean,
+        "process_accuracy_interval": [summary.process_accuracy.low, summary.process_accuracy.high],
+        "end_to_end": summary.end_to_end.mean,
+        "end_to_end_interval": [summary.end_to_end.low, summary.end_to_end.high],
+        "summary": summary,
+    }
+    if json_out:
+        click.echo(as_json(figures))
+        return
+    click.echo(f"{model} on {suite}/{split}, {tools} tools, seed {seed}, n = {summary.n}")
+    for label, interval in (
+        ("process accuracy", summary.process_accuracy),
+        ("end to end", summary.end_to_end),
+    ):
+        click.echo(
+            f"  {label:<17} {interval.mean:.3f}  (95 % {interval.low:.3f} to {interval.high:.3f})"
+        )
+    table = Table("family", "n", "process", "end to end")
+    for family, score in summary.by_family.items():
+        table.add_row(
+            family,
+            str(score.n),
+            f"{score.process_accuracy.mean:.2f}",
+            f"{score.end_to_end.mean:.2f}",
+        )
+    Console().print(table)
+    if played.not_scored:
+        click.echo(f"  {len(played.not_scored)} tasks not scored: {played.not_scored[0].error}")
+
+
+# ---- import and replay -------------------------------------------------------------------------
+
+
+@main.command("import")
+@click.argument("source", type=FILE)
+@click.option("--format", "format_name", type=click.Choice(["tau-bench"]), required=True)
+@click.option("--out", type=FOLDER, help="Where to; imports/<file name> unless told.")
+@JSON
+@example(
+    "cacherl import --format tau-bench ../shared/data/tau-bench/gpt-4o-airline.json --out imports/airline"
+)
+def import_command(source: Path, format_name: str, out: Path | None, json_out: bool) -> None:
+    """Read somebody else's trajectories in SOURCE into tasks, trajectories and a cache.
+
+    The cache is built beside the file that is there and then takes its place, so an import that
+    fails changes nothing.
+    """
+    from cacherl.imports import import_file
+
+    folder = out or Path("imports") / source.stem
+    summary = import_file(source, format_name, folder)
+    if json_out:
+        click.echo(as_json(summary))
+        return
+    click.echo(
+        f"{summary.trajectories} trajectories of {summary.tasks} tasks, {summary.calls} calls; "
+        f"{summary.new} answers kept, {summary.skipped} not a tool's own."
+    )
+    click.echo(f"Next: cacherl cache stats {folder}/cache.sqlite")
+    click.echo(f"      cacherl replay {folder}")
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@JSON
+@example("cacherl replay imports/airline")
+def replay(folder: Path, json_out: bool) -> None:
+    """Play every imported conversation in FOLDER again through the loop, answered by its cache.
+
+    Tells how many tool results came back byte for byte.
+    """
+    from cacherl.imports import replay_folder
+
+    summary = asyncio.run(replay_folder(folder))
+    if json_out:
+        click.echo(as_json(summary))
+        return
+    click.echo(
+        f"{summary.conversations} conversations, {summary.results} results: "
+        f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
+        f"{summary.different} different."
+    )
+    for tier, count in summary.tiers.items():
+        click.echo(f"  {tier:<12} {count}")
+    if summary.different:
+        raise DataError(
+            f"{summary.different} results differ; the first: {summary.first_difference}"
+        )
+
+
+# ---- cache -------------------------------------------------------------------------------------
+
+
+@main.group(cls=_Group)
+def cache() -> None:
+    """Look into a cache of tool results.
+
+    \b
+    Example:
+        cacherl cache stats runs/quickstart/cache/train.sqlite
+    """
+
+
+@cache.command("stats")
+@click.argument("path", type=FILE)
+@JSON
+@example("cacherl cache stats runs/quickstart/cache/train.sqlite")
+def cache_stats(path: Path, json_out: bool) -> None:
+    """Count what is recorded in PATH, per tool; every checksum is verified on the way."""
+    from cacherl.cache.queries import stats
+
+    found = stats(path)
+    if json_out:
+        click.echo(as_json(found))
+        return
+    click.echo(
+        f"{path}: {found.calls} calls, {found.observations} distinct answers, {found.repeats} repeats, "
+        f"{found.scenarios} scenarios"
+    )
+    click.echo("splits: " + ", ".join(f"{k} {v}" for k, v in found.by_split.items()))
+    table = Table("tool", "calls", "answers", "errors", "contradictions")
+    for tool in found.tools:
+        table.add_row(
+            tool.tool,
+            str(tool.calls),
+            str(tool.observations),
+            str(tool.errors),
+            str(tool.contradictions),
+        )
+    Console().print(table)
+
+
+def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--namespace", help="Needed only where several namespaces have the tool."),
+        click.option("--state", default="", help="The state key (hex); empty before any write."),
+        click.argument("arguments"),
+        click.argument("tool"),
+        click.argument("path", type=FILE),
+    ):
+        function = option(function)
+    return function
+
+
+@cache.command("lookup")
+@_call_options
+@JSON
+@example(
+    """cacherl cache lookup imports/airline/cache.sqlite get_user_details '{"user_id": "mia_li_3668"}'"""
+)
+def cache_lookup(
+    path: Path, tool: str, arguments: str, namespace: str | None, state: str, json_out: bool
+) -> None:
+    """Look up one call of TOOL with ARGUMENTS (a JSON object) in PATH."""
+    from cacherl.cache.queries import lookup
+
+    hit = lookup(path, tool, arguments, namespace=namespace, state=state)
+    if json_out:
+        click.echo(as_json(hit))
+        return
+    score = f", score {hit.score:.2f}" if hit.score is not None else ""
+    click.echo(
+        f"{hit.tier.value}{score}" + ("" if hit.state_matched else ", recorded in another state")
+    )
+    if hit.matched_arguments:
+        click.echo(f"matched  {hit.matched_arguments}")
+    for rule in hit.fired:
+        click.echo(f"rule     {rule}")
+    if hit.observation is not None:
+        click.echo(hit.observation.text)
+
+
+@cache.command("explain")
+@_call_options
+@JSON
+@example(
+    """cacherl cache explain imports/airline/cache.sqlite get_user_details '{"user_id": "mia_li_3669"}'"""
+)
+def cache_explain(
+    path: Path, tool: str, arguments: str, namespace: str | None, state: str, json_out: bool
+) -> None:
+    """Say why a lookup in PATH finds what it finds, and what came closest."""
+    from cacherl.cache.queries import explain
+
+    found = explain(path, tool, arguments, namespace=namespace, state=state)
+    if json_out:
+        click.echo(as_json(found))
+        return
+    click.echo(f"{found.tool} {found.arguments}")
+    click.echo("kinds    " + ", ".join(f"{name}: {kind}" for name, kind in found.kinds.items()))
+    click.echo(
+        f"tier     {found.hit.tier.value}; the same arguments in other states: {found.other_states}"
+    )
+    for near in found.closest:
+        why = f"; not fuzzy: {near.not_fuzzy}" if near.not_fuzzy else ""
+        differs = ", ".join(near.differs) or "nothing"
+        click.echo(f"closest  {near.score:.2f}  {near.arguments}  differs in {differs}{why}")
+
+
+# ---- tasks -------------------------------------------------------------------------------------
+
+
+@main.command("tasks")
+@click.option("--suite", default="desk", show_default=True)
+@click.option("--split", type=click.Choice(["train", "dev"]), default="train", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--family", help="Only this family.")
+@click.option("--solve", is_flag=True, help="Show how the expert solves them on live tools.")
+@JSON
+@example("cacherl tasks --suite desk --split train --limit 3 --solve")
+def tasks_command(
+    suite: str, split: str, seed: int, limit: int, family: str | None, solve: bool, json_out: bool
+) -> None:
+    """Show tasks of a suite. The held-out split is not shown."""
+    from cacherl import wiring
+
+    families = (family,) if family else ()
+    world = wiring.world_of(WorldSection(name=suite, families=families))
+    tasks = world.tasks(Split(split), count=limit, seed=seed)
+    if json_out:
+        click.echo(as_json(tasks))
+        return
+    for task in tasks:
+        click.echo(f"# {task.id}  {task.family}  {task.language}  {task.wording}")
+        click.echo(f"tools: {', '.join(tool.name for tool in task.tools)}")
+        if solve:
+            for line in _solved(world, task):
+                click.echo(line)
+        else:
+            for turn in task.user_turns:
+                click.echo(f"user: {turn}")
+        click.echo("")
+
+
+def _solved(world: Any, task: Any) -> Sequence[str]:
+    from cacherl import wiring
+    from cacherl.agent import run_episode
+    from cacherl.core.messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
+
+    expert = wiring.chat_of("expert", Template.QWEN3_THINKING_2507, EvaluateSection())
+    played = asyncio.run(
+        run_episode(expert, world.open(task.scenario), task, limits=LimitsSection().limits())
+    )
+    lines = []
+    for message in played.messages:
+        match message:
+            case UserMessage():
+                lines.append(f"user: {message.content}")
+            case AssistantMessage():
+                if message.content:
+                    lines.append(f"assistant: {message.content}")
+                for call in message.calls:
+                    if isinstance(call, ToolCall):
+                        lines.append(
+                            f"  -> {call.name} {msgspec.json.encode(call.arguments).decode()}"
+                        )
+            case ToolMessage():
+                lines.append(f"  <- {message.content}")
+            case _:
+                pass
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

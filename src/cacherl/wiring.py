@@ -1,0 +1,199 @@
+"""Names in a recipe or on the command line -> the parts they mean. A table to read, imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cacherl.augment import ChatReasoner, FunctionReasoner, Reasoner
+from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
+from cacherl.core.models import ChatModel
+from cacherl.core.worlds import World
+from cacherl.experiment import EvaluateSection, Recipe, WorldSection
+from cacherl.render import ChatCodec, Template
+from cacherl.token_chat import Engine, TokenChat
+
+if TYPE_CHECKING:
+    from cacherl.adapters.openai_chat import OpenAIChat
+    from cacherl.adapters.trl_trainer import TRLTrainer
+
+
+def _desk(section: WorldSection) -> World:
+    from cacherl.worlds.desk import DeskWorld
+
+    return DeskWorld(section.families)
+
+
+WORLDS: dict[str, Callable[[WorldSection], World]] = {"desk": _desk}
+"""World name -> how to open it. Also the suites of `cacherl eval`."""
+
+
+def world_of(section: WorldSection) -> World:
+    """Return the world a recipe names.
+
+    Raises:
+        RecipeError: there is no such world.
+    """
+    if section.name not in WORLDS:
+        raise RecipeError(
+            f"world.name = {section.name!r}: no such world. There are: {', '.join(WORLDS)}."
+        )
+    return WORLDS[section.name](section)
+
+
+def policy_of(recipe: Recipe) -> ChatModel:
+    """Return who records: the world's scripted expert, or a model behind an endpoint.
+
+    Raises:
+        RecipeError: there is no such policy.
+    """
+    name = recipe.record.policy
+    if name == "expert" and recipe.world.name == "desk":
+        from cacherl.worlds.desk import DeskExpert
+
+        return DeskExpert(detour=recipe.record.detour, seed=recipe.record.seed)
+    if name.startswith("openai:"):
+        return endpoint(name)
+    raise RecipeError(
+        f'record.policy = {name!r}: no such policy. Use "expert" with the desk, or '
+        '"openai:MODEL" or "openai:MODEL@URL".'
+    )
+
+
+def gold_expert(recipe: Recipe) -> ChatModel:
+    """Return the expert that takes no detours: what fills the cache of the held-out evaluation."""
+    if recipe.world.name == "desk":
+        from cacherl.worlds.desk import DeskExpert
+
+        return DeskExpert(detour=0.0, seed=recipe.record.seed)
+    return policy_of(recipe)
+
+
+def reasoner_of(recipe: Recipe) -> Reasoner:
+    """Return who writes the reasons.
+
+    Raises:
+        RecipeError: there is no such reasoner.
+    """
+    name = recipe.augment.reasoner
+    if name == "desk":
+        from cacherl.worlds.desk import explain
+
+        return FunctionReasoner(explain, name="desk")
+    if name.startswith("openai:"):
+        return ChatReasoner(endpoint(name))
+    raise RecipeError(
+        f'augment.reasoner = {name!r}: no such reasoner. Use "desk", "openai:MODEL" or '
+        '"openai:MODEL@URL".'
+    )
+
+
+def endpoint(name: str) -> OpenAIChat:
+    """Return the model behind `openai:MODEL` or `openai:MODEL@URL`."""
+    try:
+        from cacherl.adapters.openai_chat import OpenAIChat
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("openai", "openai") from error
+    model, _, url = name.removeprefix("openai:").partition("@")
+    if not model:
+        raise RecipeError(f"{name!r} names no model. Write openai:MODEL or openai:MODEL@URL.")
+    return OpenAIChat(model, base_url=url) if url else OpenAIChat(model)
+
+
+def model_path(path: str, beside: Path | None = None) -> str:
+    """Return the model as a loader takes it: a folder where there is one, else the name as it is.
+
+    Raises:
+        ModelError: it looks like a folder and there is none.
+    """
+    candidates = [Path(path)] + ([beside / path, beside.parent / path] if beside else [])
+    for candidate in candidates:
+        if candidate.is_dir():
+            return str(candidate)
+    if path.startswith((".", "/", "runs/", "models/")):
+        raise ModelError(
+            f"{path}: no such model folder. Build the tiny base with `make tiny-base`, or name a "
+            "Hugging Face id."
+        )
+    return path
+
+
+def _engine_module() -> Any:
+    try:
+        from cacherl.adapters import transformers_engine
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "train") from error
+    return transformers_engine
+
+
+def codec_of(path: str, template: Template) -> ChatCodec:
+    """Return the codec of a model's tokenizer, without loading its weights."""
+    module = _engine_module()
+    return ChatCodec(module.load_tokenizer(path), template)
+
+
+def local_chat(
+    path: str, template: Template, evaluate: EvaluateSection, *, name: str | None = None
+) -> TokenChat:
+    """Load a model and return it ready to talk.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    module = _engine_module()
+    model, tokenizer = module.load(path)
+    greedy = evaluate.temperature == 0
+    engine = module.TransformersEngine(
+        model,
+        tokenizer,
+        temperature=1.0 if greedy else evaluate.temperature,
+        top_p=evaluate.top_p,
+        top_k=evaluate.top_k,
+        greedy=greedy,
+        max_batch=evaluate.max_batch,
+        seed=evaluate.seed,
+        name=name,
+    )
+    return TokenChat(engine, ChatCodec(tokenizer, template))
+
+
+def chat_of(
+    name: str, template: Template, evaluate: EvaluateSection, *, called: str | None = None
+) -> ChatModel:
+    """Return a model by name: `openai:MODEL[@URL]`, `expert`, a folder, or a Hugging Face id."""
+    if name.startswith("openai:"):
+        return endpoint(name)
+    if name == "expert":
+        from cacherl.worlds.desk import DeskExpert
+
+        return DeskExpert(detour=0.0)
+    return local_chat(model_path(name), template, evaluate, name=called)
+
+
+def trainer_of(recipe: Recipe) -> TRLTrainer:
+    """Return the trainer, with an engine for its rollouts."""
+    module = _engine_module()
+    try:
+        from cacherl.adapters.trl_trainer import TRLTrainer
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "trl", "train") from error
+
+    def make_engine(model: Any) -> Engine:
+        engine: Engine = module.TransformersEngine(
+            model,
+            temperature=recipe.grpo.temperature,
+            max_batch=recipe.evaluate.max_batch,
+            seed=recipe.grpo.seed,
+            name="policy",
+        )
+        return engine
+
+    return TRLTrainer(make_engine)
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves it alone."""
+    if threads:
+        _engine_module().set_threads(threads)
