@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +46,36 @@ QWEN_PATTERN = (
 )
 # Qwen3's added tokens in Qwen3's order; the last six are not "special" there either, so that a
 # decoder shows them.
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
-PLAIN = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+PLAIN = [
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+]
 VOCABULARY = 2048
 
 
@@ -85,7 +112,8 @@ def build_tokenizer(seed: int) -> Tokenizer:
     tokenizer.train_from_iterator(_tokenizer_texts(seed), trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PLAIN])
-    assert tokenizer.get_vocab_size() == VOCABULARY, tokenizer.get_vocab_size()
+    if tokenizer.get_vocab_size() != VOCABULARY:
+        raise SystemExit(f"the tokenizer has {tokenizer.get_vocab_size()} tokens, not {VOCABULARY}")
     return tokenizer
 
 
@@ -113,6 +141,7 @@ class Characters:
 
 
 def config(tokenizer: Tokenizer) -> Qwen3Config:
+    """Return the shape: 4 layers of width 160, 4 heads of 32, 2 key/value heads."""
     return Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=160,
@@ -225,12 +254,12 @@ def loss_of(
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
-    """Write weights (bfloat16 would lose nothing that matters, but the quickstart trains in fp32), config, tokenizer."""
+    """Write the weights (float32: the quickstart trains in it), the config and the tokenizer."""
     out.mkdir(parents=True, exist_ok=True)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106 - a token of the vocabulary
+        pad_token="<|endoftext|>",  # noqa: S106
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = (Path(__file__).parent / "qwen3_thinking_2507.jinja").read_text()
@@ -271,6 +300,7 @@ def optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def main() -> None:
+    """Build the tokenizer, pre-train for the given time, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--minutes", type=float, default=60.0, help="pre-training time")
@@ -316,7 +346,7 @@ def main() -> None:
         batch = batches.next(
             arguments.groups, arguments.size, 220 if step < 200 and not arguments.resume else 420
         )
-        loss, right, count = loss_of(model, batch)
+        loss, _, count = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in steps:
@@ -340,7 +370,7 @@ def main() -> None:
         if step % 500 == 0:
             save(model, tokenizer, out)
     save(model, tokenizer, out)
-    print(f"saved {out} ({os.path.getsize(out / 'model.safetensors') / 1e6:.1f} MB)")
+    print(f"saved {out} ({(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -71,14 +71,76 @@ FIELDS = {
     "kind": "le type", "zone": "la zone", "day": "le jour", "year": "l'année", "height": "la hauteur",
     "amount": "le montant", "name": "le nom", "mail": "l'adresse mail", "code": "le code",
 }  # fmt: skip
-STATES = ["open", "closed", "active", "idle", "broken", "new", "old", "empty", "full", "late", "early", "ready", "busy", "free", "lost", "safe", "hot", "cold", "draft", "final", "public", "private", "paid", "unpaid", "large", "small", "high", "low", "left", "right", "done", "waiting"]
+STATES = (
+    "open",
+    "closed",
+    "active",
+    "idle",
+    "broken",
+    "new",
+    "old",
+    "empty",
+    "full",
+    "late",
+    "early",
+    "ready",
+    "busy",
+    "free",
+    "lost",
+    "safe",
+    "hot",
+    "cold",
+    "draft",
+    "final",
+    "public",
+    "private",
+    "paid",
+    "unpaid",
+    "large",
+    "small",
+    "high",
+    "low",
+    "left",
+    "right",
+    "done",
+    "waiting",
+)
 DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 EN_WORDS = [w for w in top_n_list("en", 6000) if w.isalpha() and len(w) > 2]
 FR_WORDS = [w for w in top_n_list("fr", 6000) if w.isalpha() and len(w) > 2]
 
 # Words of the built-in world, kept out of names here so that the base has never seen them.
-DESK = set(
-    ["order", "orders", "customer", "customers", "refund", "refunds", "ticket", "tickets", "article", "articles", "slot", "slots", "appointment", "appointments", "desk", "cancel", "commande", "commandes", "client", "clients", "remboursement", "rembourser", "annuler", "rendez", "billet", "créneau", "kb", "support"]
+DESK = frozenset(
+    [
+        "order",
+        "orders",
+        "customer",
+        "customers",
+        "refund",
+        "refunds",
+        "ticket",
+        "tickets",
+        "article",
+        "articles",
+        "slot",
+        "slots",
+        "appointment",
+        "appointments",
+        "desk",
+        "cancel",
+        "commande",
+        "commandes",
+        "client",
+        "clients",
+        "remboursement",
+        "rembourser",
+        "annuler",
+        "rendez",
+        "billet",
+        "créneau",
+        "kb",
+        "support",
+    ]
 )
 
 
@@ -121,10 +183,10 @@ class Corpus:
 
     def made_up(self) -> str:
         r = self.random
-        syllable = lambda: (
+        return "".join(
             r.choice("bcdfglmnprstvz") + r.choice(["a", "e", "i", "o", "u", "ai", "or", "en"])
+            for _ in range(r.randint(2, 3))
         )
-        return "".join(syllable() for _ in range(r.randint(2, 3)))
 
     def name(self) -> str:
         return (
@@ -152,7 +214,9 @@ class Corpus:
             case "owner" | "name" | "place" | "zone":
                 return self.name()
             case "color":
-                return r.choice(["red", "blue", "green", "black", "white", "yellow", "grey", "brown"])
+                return r.choice(
+                    ["red", "blue", "green", "black", "white", "yellow", "grey", "brown"]
+                )
             case "day":
                 return r.choice(DAYS)
             case "mail":
@@ -477,9 +541,9 @@ class _Kit:
     def say(self, french: bool, en: str, fr: str) -> str:
         return fr if french else en
 
-    def read_one(self, french: bool) -> list[Message]:
+    def read_one(self, french: bool, ident: str | None = None) -> list[Message]:
         c, a = self.corpus, self.a
-        ident, field = c.id_of(a), c.random.choice(a.fields)
+        ident, field = ident or c.id_of(a), c.random.choice(a.fields)
         value = c.record(a, ident)
         return [
             self.user(c.ask(a, ident, field, french), french),
@@ -870,12 +934,8 @@ class _Kit:
 
     def second_turn(self, french: bool) -> list[Message]:
         c, a = self.corpus, self.a
-        first = self.read_one(french)
-        known = first[1]
-        assert isinstance(known, AssistantMessage)
-        call = known.calls[0]
-        assert isinstance(call, ToolCall)
-        ident = call.arguments[a.id_name]
+        ident = c.id_of(a)
+        first = self.read_one(french, ident)
         if c.random.random() < 0.4:
             ident = c.id_of(a)
             text = self.say(

@@ -13,6 +13,7 @@ from cacherl.core.messages import (
     MalformedCall,
     Message,
     SystemMessage,
+    ToolCall,
     ToolMessage,
     UserMessage,
 )
@@ -117,9 +118,10 @@ async def _answer(
     # One after the other: two writes of one turn must not race, and a replay must see their order.
     for call in calls:
         result = refusal(call, specs)
-        if result is None:
-            assert not isinstance(call, MalformedCall)
+        if result is None and isinstance(call, ToolCall):
             result = await tools.call(call)
+        if result is None:
+            raise TypeError(f"a {type(call).__name__} is neither a call nor refused")
         shown = session.clip(result.text, limits.max_result_tokens)
         answered.append((result, ToolMessage(call_id=call.id, name=result.name, content=shown)))
     return answered
@@ -135,7 +137,10 @@ def refusal(call: Call, specs: Mapping[str, ToolSpec]) -> ToolResult | None:
         name, text = "", error_text("malformed_call", call.problem)
     elif call.name not in specs:
         offered = ", ".join(specs) or "none"
-        name, text = call.name, error_text("unknown_tool", f"no tool {call.name}; there are: {offered}")
+        name, text = (
+            call.name,
+            error_text("unknown_tool", f"no tool {call.name}; there are: {offered}"),
+        )
     else:
         problem = argument_problem(specs[call.name], call.arguments)
         if problem is None:

@@ -72,7 +72,7 @@ JSON = click.option("--json", "json_out", is_flag=True, help="Print JSON for mac
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cacherl")
 def main() -> None:
-    """Train small models that call tools, from cached tool results.
+    r"""Train small models that call tools, from cached tool results.
 
     \b
     Start here:
@@ -460,7 +460,7 @@ def replay(folder: Path, json_out: bool) -> None:
 
 @main.group(cls=_Group)
 def cache() -> None:
-    """Look into a cache of tool results.
+    r"""Look into a cache of tool results.
 
     \b
     Example:

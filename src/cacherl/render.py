@@ -80,10 +80,10 @@ _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|(?=<tool_call>)|\Z)", re.DOTA
 
 
 def defuse(text: str) -> str:
-    """Return text from users and tools with the template's own tokens made harmless.
+    r"""Return text from users and tools with the template's own tokens made harmless.
 
     Untrusted text must not be able to close a turn or open a call, so `<|im_end|>` becomes
-    `<\\u200b|im_end|>`: it looks the same and tokenizes as plain text.
+    `<\u200b|im_end|>`: it looks the same and tokenizes as plain text.
     """
     return _STRUCTURE.sub("<\u200b", text)
 
@@ -154,7 +154,9 @@ class ChatCodec:
     def _single(self, token: str) -> int:
         ids = self._tokenizer.encode(token)
         if len(ids) != 1:
-            raise ValueError(f"the tokenizer has no single token {token}; it is not a Qwen3 tokenizer")
+            raise ValueError(
+                f"the tokenizer has no single token {token}; it is not a Qwen3 tokenizer"
+            )
         return ids[0]
 
     # ---- to ids ------------------------------------------------------------------------------
@@ -169,7 +171,9 @@ class ChatCodec:
 
     def prompt_text(self, tools: Sequence[ToolSpec], messages: Sequence[Message]) -> str:
         """Return what `prompt_ids` encodes."""
-        system = messages[0].content if messages and isinstance(messages[0], SystemMessage) else None
+        system = (
+            messages[0].content if messages and isinstance(messages[0], SystemMessage) else None
+        )
         rest = messages[1:] if system is not None else messages
         out = []
         if tools:
@@ -250,7 +254,11 @@ class ChatCodec:
         start = 0
         while start < len(messages):
             first = next(
-                (i for i in range(start, len(messages)) if isinstance(messages[i], AssistantMessage)),
+                (
+                    i
+                    for i in range(start, len(messages))
+                    if isinstance(messages[i], AssistantMessage)
+                ),
                 None,
             )
             if first is None:

@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 from cacherl.adapters.transformers_engine import (  # noqa: E402 - after importorskip
     HFTokenizer,
     TransformersEngine,
+    _Beginnings,
     load,
     uniforms,
 )
@@ -83,6 +84,7 @@ async def test_many_conversations_at_once_say_what_each_says_alone(
 ) -> None:
     """The one property that matters: batching, kept KV, waves and shared beginnings change nothing."""
     small = {"PREFILL_TOKENS": 24, "CHUNK_TOKENS": 7, "SHARE_TOKENS": 3, "DROP_EVERY": 2}
+    monkeypatch.setattr("cacherl.adapters.transformers_engine.SHARE_GAIN", 0.01)
     for name, value in {**small, "COLUMN_STEP": 4, "ROW_STEP": 1}.items():
         monkeypatch.setattr(f"cacherl.adapters.transformers_engine.{name}", value)
     draw = random.Random(seed)
@@ -373,3 +375,41 @@ def test_a_saved_model_loads_and_its_tokenizer_keeps_special_tokens(tmp_path: Pa
     assert len(tokenizer.encode("<|im_end|>")) == 1
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert not model.training
+
+
+async def test_rollouts_of_a_group_read_their_common_prompt_once_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The prompt is most of a conversation: this is where a rollout's time goes on a CPU."""
+    monkeypatch.setattr("cacherl.adapters.transformers_engine.SHARE_TOKENS", 4)
+    asked: list[int] = []
+    attend = _Beginnings.attend
+
+    def counted(self: _Beginnings, *args: Any) -> Any:
+        asked.append(self.width)
+        return attend(self, *args)
+
+    monkeypatch.setattr(_Beginnings, "attend", counted)
+    model = tiny_model(attn_implementation="sdpa")
+    engine, naive = TransformersEngine(model, greedy=True), NaiveEngine(model)
+    prompt = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    prompts = [
+        prompt,
+        prompt,
+        [*prompt, 30],
+        [*prompt, 31],
+        [20, 21, 22, 23, 24, 25, 26, 27, 28, 29],
+    ]
+
+    said = await asyncio.gather(
+        *(
+            converse(engine, f"s{i}", one, [[i], [i, i]], max_new=3 + i)
+            for i, one in enumerate(prompts)
+        )
+    )
+
+    assert asked
+    assert set(asked) <= {9, 10}  # the ids that are held before the first and the second turn
+    for i, one in enumerate(prompts):
+        assert_same(said[i], await converse(naive, "n", one, [[i], [i, i]], max_new=3 + i))
+    assert model.config._attn_implementation == "sdpa"

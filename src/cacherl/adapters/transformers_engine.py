@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from cacherl.core.errors import ModelError
@@ -36,6 +36,7 @@ PREFILL_TOKENS = (
 CHUNK_TOKENS = 512  # of one row in one prefill forward: bounds the attention mask of long prompts
 SHARE_TOKENS = 32  # a common beginning shorter than this is not worth a forward of its own
 DROP_EVERY = 8  # steps after which rows that finished leave the batch, however few they are
+SHARE_GAIN = 0.25  # share of the batch's cells that reading common beginnings once must save
 COLUMN_STEP, ROW_STEP = 128, 8  # buffers grow and shrink by these
 
 
@@ -91,6 +92,27 @@ def load(
     return model.eval(), HFTokenizer(tokenizer)
 
 
+def load_tokenizer(source: str | Path) -> HFTokenizer:
+    """Return the tokenizer of a folder or a Hugging Face model id, without the weights.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return HFTokenizer(AutoTokenizer.from_pretrained(str(source)))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{source}: has no tokenizer that loads ({type(error).__name__}: {reason[:200]}). "
+            "Give a folder with tokenizer.json, or a Hugging Face id that this machine can reach."
+        ) from error
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use this many CPU threads."""
+    torch.set_num_threads(threads)
+
+
 # ---- KV memory -------------------------------------------------------------------------------
 
 
@@ -102,6 +124,8 @@ class _Window:
     positions_B_T: Tensor
     view: slice | None
     """The rows as a slice where they are neighbours: reading them then copies nothing."""
+    first: int
+    """The columns before this one are read through a `_Beginning`."""
     columns: int
 
 
@@ -132,8 +156,8 @@ class _RowLayer(CacheLayerMixin):
         self.values[rows, :, window.positions_B_T] = value_states.transpose(1, 2)
         if window.view is not None:
             return (
-                self.keys[window.view, :, : window.columns],
-                self.values[window.view, :, : window.columns],
+                self.keys[window.view, :, window.first : window.columns],
+                self.values[window.view, :, window.first : window.columns],
             )
         return (
             self.keys[:, :, : window.columns][window.rows_B],
@@ -184,7 +208,7 @@ class KVRows(Cache):
         self.ids = np.zeros((0, 0), dtype=np.int64)
         self.lengths = np.zeros(0, dtype=np.int64)
         self.window: _Window = _Window(
-            torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), None, 0
+            torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), None, 0, 0
         )
 
     @property
@@ -268,14 +292,43 @@ class KVRows(Cache):
         held: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(first, self.lengths[rows])
         return held
 
-    def look(self, rows: Sequence[int], positions_B_T: Tensor, columns: int) -> None:
+    def beginnings(self, start: int, stop: int) -> _Beginnings | None:
+        """Return what groups of these rows begin with alike, where reading it once a group pays."""
+        lengths_B, ids_B_C = self.lengths[start:stop], self.ids[start:stop]
+        shortest = int(lengths_B.min())
+        if shortest < SHARE_TOKENS or stop - start < 2:
+            return None
+        order_B = np.lexsort(ids_B_C[:, :shortest].T[::-1])
+        ordered = ids_B_C[order_B, :shortest]
+        differs = ordered[1:] != ordered[:-1]
+        common = np.where(differs.any(axis=1), differs.argmax(axis=1), shortest)
+        # Cut at `width`, neighbours that agree on less are in different groups; each other row saves `width`.
+        saved, width = max((int(w * (common >= w).sum()), int(w)) for w in set(common.tolist()))
+        if width < SHARE_TOKENS or saved < SHARE_GAIN * int(lengths_B.sum()):
+            return None
+        group_B = np.empty(stop - start, np.int64)
+        group_B[order_B] = np.concatenate([[0], np.cumsum(common < width)])
+        heads = self._tensor(
+            [start + int(np.argmax(group_B == g)) for g in range(group_B.max() + 1)]
+        )
+        return _Beginnings(
+            width=width,
+            group_B=group_B,
+            keys=[layer.keys[:, :, :width][heads] for layer in self.layers],
+            values=[layer.values[:, :, :width][heads] for layer in self.layers],
+        )
+
+    def look(
+        self, rows: Sequence[int], positions_B_T: Tensor, columns: int, first: int = 0
+    ) -> None:
         """Say which cells the next forward writes and reads."""
-        first, count = rows[0], len(rows)
-        neighbours = all(row == first + i for i, row in enumerate(rows))
+        top, count = rows[0], len(rows)
+        neighbours = all(row == top + i for i, row in enumerate(rows))
         self.window = _Window(
             rows_B=self._tensor(rows),
             positions_B_T=positions_B_T,
-            view=slice(first, first + count) if neighbours else None,
+            view=slice(top, top + count) if neighbours else None,
+            first=first,
             columns=columns,
         )
 
@@ -298,6 +351,99 @@ class KVRows(Cache):
         self.ids, self.lengths = ids, lengths
         for layer in self.layers:
             layer.resize(rows, columns)
+
+
+# ---- attention over common beginnings ----------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Beginnings:
+    """The first `width` columns of groups of rows whose ids there are the same."""
+
+    width: int
+    group_B: np.ndarray[Any, np.dtype[np.int64]]
+    keys: list[Tensor]
+    """A layer each, [groups, kv_heads, width, head_dim]."""
+    values: list[Tensor]
+    used: int = 0
+    """Layers that asked in the forward under way."""
+    place_B: Tensor | None = None
+    """Where each row's query goes in a table [groups, most members]; None after the rows changed."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        self.group_B, self.place_B = self.group_B[list(rows)], None
+
+    def places(self, device: torch.device) -> tuple[Tensor, int]:
+        """Return `place_B` and the number of members in the largest group."""
+        counts = np.bincount(self.group_B, minlength=len(self.keys[0]))
+        most = int(counts.max())
+        if self.place_B is None:
+            order = np.argsort(self.group_B, kind="stable")
+            rank = np.empty_like(order)
+            rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+            self.place_B = torch.from_numpy(self.group_B * most + rank).to(device)
+        return self.place_B, most
+
+    def attend(
+        self,
+        layer: int,
+        query_B_H_1_D: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Return the attention of one token a row over its group's beginning and its own columns.
+
+        Both parts are softmaxes over their own columns; their log sums weigh them together.
+        """
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        batch, heads, _, dim = query_B_H_1_D.shape
+        kv_heads = key.shape[1]
+        # Query heads that share a kv head stand side by side as if they were tokens.
+        query = query_B_H_1_D.reshape(batch, kv_heads, heads // kv_heads, dim)
+        own, own_sum = flash(query, key, value, attn_mask=mask, scale=scale)
+        place_B, most = self.places(query.device)
+        groups, each = len(self.keys[layer]), heads // kv_heads
+        table = query.new_zeros(groups * most, kv_heads, each, dim)
+        table[place_B] = query
+        table = table.view(groups, most, kv_heads, each, dim).transpose(1, 2)
+        begun, begun_sum = flash(
+            table.reshape(groups, kv_heads, most * each, dim),
+            self.keys[layer],
+            self.values[layer],
+            scale=scale,
+        )
+        begun = begun.reshape(groups, kv_heads, most, each, dim).transpose(1, 2)
+        begun = begun.reshape(groups * most, kv_heads, each, dim)[place_B]
+        begun_sum = begun_sum.reshape(groups, kv_heads, most, each).transpose(1, 2)
+        begun_sum = begun_sum.reshape(groups * most, kv_heads, each)[place_B]
+        share = torch.sigmoid(own_sum - begun_sum)[..., None].to(own.dtype)
+        return torch.lerp(begun, own, share).reshape(batch, 1, heads, dim)
+
+
+def _attend_beginnings(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    scaling: float,
+    cacherl_beginnings: _Beginnings,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it; registered below, in force only while the engine decodes."""
+    cacherl_beginnings.used += 1
+    return (
+        cacherl_beginnings.attend(module.layer_idx, query, key, value, attention_mask, scaling),
+        None,
+    )
+
+
+ATTENTION = "cacherl_beginnings"
+AttentionInterface.register(ATTENTION, _attend_beginnings)
 
 
 # ---- the engine ------------------------------------------------------------------------------
@@ -398,6 +544,9 @@ class TransformersEngine:
         self._name = name or getattr(config, "_name_or_path", "") or type(model).__name__
         self._context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
         self._layers = int(config.num_hidden_layers)
+        self._config = config
+        # The CPU's attention gives the log sums that joining two parts needs, and is where it pays most.
+        self._shares = self._device.type == "cpu"
         self._sessions: dict[str, _Session] = {}
         self._waiting: dict[str, _Turn] = {}
         self._arrivals = 0
@@ -632,36 +781,63 @@ class TransformersEngine:
         rows: Sequence[int],
         tokens_B_T: np.ndarray[Any, np.dtype[np.int64]],
         positions_B_T: np.ndarray[Any, np.dtype[np.int64]],
+        beginnings: _Beginnings | None = None,
     ) -> Tensor:
         """Return the logits [B, V] after the last token; keys and values go to the rows."""
         device, columns = self._kv.device, int(positions_B_T.max()) + 1
+        first = beginnings.width if beginnings else 0
         positions = torch.from_numpy(positions_B_T).to(device)
-        hidden = torch.arange(columns, device=device) > positions[:, None, :, None]
+        hidden = torch.arange(first, columns, device=device) > positions[:, None, :, None]
         dtype = self.model.dtype
         mask_B_1_T_C = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
             hidden, torch.finfo(dtype).min
         )
-        self._kv.look(rows, positions, columns)
-        out = self.model(
-            input_ids=torch.from_numpy(tokens_B_T).to(device),
-            attention_mask=mask_B_1_T_C,
-            position_ids=positions,
-            past_key_values=self._kv,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        self._kv.look(rows, positions, columns, first)
+        with self._attention(beginnings):
+            out = self.model(
+                input_ids=torch.from_numpy(tokens_B_T).to(device),
+                attention_mask=mask_B_1_T_C,
+                position_ids=positions,
+                past_key_values=self._kv,
+                use_cache=True,
+                logits_to_keep=1,
+                **({"cacherl_beginnings": beginnings} if beginnings else {}),
+            )
+        if beginnings and beginnings.used != self._layers:
+            # A model that does not ask transformers for its attention saw only half of its columns.
+            self._shares = False
+            return self._forward(rows, tokens_B_T, positions_B_T)
         logits: Tensor = out.logits[:, -1]
         return logits
+
+    @contextmanager
+    def _attention(self, beginnings: _Beginnings | None) -> Iterator[None]:
+        """Put our attention in force for one forward."""
+        if beginnings is None:
+            yield
+            return
+        config, usual = self._config, self._config._attn_implementation
+        beginnings.used = 0
+        config._attn_implementation = ATTENTION
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
 
     def _decode(self, turns: Sequence[_Turn], start: int) -> None:
         """Write the turns of rows `start` and following to their ends, one id a step."""
         kv = self._kv
         live = list(turns)  # live[i] is in row start + i
+        beginnings = kv.beginnings(start, start + len(live)) if self._shares else None
         for step in itertools.count(1):
             rows = range(start, start + len(live))
             lengths_B = kv.lengths[rows.start : rows.stop]  # a view
             tokens_B = np.array([(turn.ids or turn.prompt)[-1] for turn in live], np.int64)
-            logits_B_V = self._forward(rows, tokens_B[:, None], lengths_B[:, None].copy())
+            logits_B_V = self._forward(
+                rows, tokens_B[:, None], lengths_B[:, None].copy(), beginnings
+            )
+            if not self._shares:
+                beginnings = None
             picks, logprobs = self._sample(logits_B_V, live)
             for i, turn in enumerate(live):
                 # A row that is done is fed its last id again at the same place until it leaves.
@@ -680,9 +856,12 @@ class TransformersEngine:
                 holes = [i for i in done if i < stay]
                 movers = [i for i in range(stay, len(live)) if not live[i].done]
                 kv.swap([(start + a, start + b) for a, b in zip(holes, movers, strict=True)])
+                order = list(range(stay))
                 for a, b in zip(holes, movers, strict=True):
-                    live[a] = live[b]
-                del live[stay:]
+                    order[a] = b
+                live = [live[i] for i in order]
+                if beginnings:
+                    beginnings.keep(order)
 
     # ---- sampling ----------------------------------------------------------------------------
 
