@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cacherl.cache.canonical import canonical_json, decode_canonical
 
 SAFE = 2**53 - 1
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JCS_SCALARS = (
     st.none()
     | st.booleans()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +13,10 @@ from cacherl.core.tools import Effects, ToolSpec
 READ = Effects(reads=("thing:*",))
 
 
-def tool(properties: JsonObject, *, required: tuple[str, ...] = (), effects: Effects = READ, **more: Any) -> ToolSpec:  # fmt: skip
-    parameters = {"type": "object", "properties": properties, "required": list(required), **more}
+def tool(
+    properties: JsonObject, *, required: tuple[str, ...] = (), effects: Effects = READ
+) -> ToolSpec:
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
     return ToolSpec(name="tool", description="", parameters=parameters, effects=effects)
 
 
@@ -140,14 +140,23 @@ def test_normalising_does_not_touch_what_it_was_given(arguments: JsonObject) -> 
 
 def test_schemas_of_pydantic_and_mcp_are_understood() -> None:
     """References and `X or null` unions are how real tool servers write their schemas."""
-    spec = tool(
-        {
-            "who": {"$ref": "#/$defs/Who"},
-            "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+    who = {
+        "type": "object",
+        "properties": {"age": {"type": "integer"}, "boss": {"$ref": "#/$defs/Who"}},
+    }
+    spec = ToolSpec(
+        name="tool",
+        description="",
+        parameters={
+            "type": "object",
+            "properties": {
+                "who": {"$ref": "#/$defs/Who"},
+                "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+            },
+            "$defs": {"Who": who},
         },
-        **{"$defs": {"Who": {"type": "object", "properties": {
-            "age": {"type": "integer"}, "boss": {"$ref": "#/$defs/Who"}}}}},
-    )  # fmt: skip
+        effects=READ,
+    )
 
     assert canonical({"who": {"age": "7"}, "limit": "5"}, spec) == canonical(
         {"who": {"age": 7.0}, "limit": 5}, spec

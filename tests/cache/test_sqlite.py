@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.cache.sqlite import SCHEMA_VERSION, SqliteStore
+from cacherl.cache.sqlite import SCHEMA_VERSION, Mode, SqliteStore
 from cacherl.core.errors import CacheError
 from tests.cache.recordings import GET, SPACE, recorded, seen
 
@@ -164,8 +165,12 @@ def test_a_truncated_file_is_refused_or_misses(tmp_path: Path, keep: int) -> Non
     path = filled(tmp_path / "tools.cache")
     path.write_bytes(path.read_bytes()[:keep])
 
+    def read_all() -> None:
+        with contextlib.closing(SqliteStore(path)) as store:
+            list(store.entries())
+
     with pytest.raises(CacheError):
-        list(SqliteStore(path).entries())
+        read_all()
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
@@ -175,13 +180,14 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     connection.close()
 
-    for mode in ("read", "write"):
+    modes: tuple[Mode, ...] = ("read", "write")
+    for mode in modes:
         with pytest.raises(CacheError, match="Upgrade cacherl"):
-            SqliteStore(path, mode=mode)  # type: ignore[arg-type]
+            SqliteStore(path, mode=mode)
 
 
 @pytest.mark.parametrize("mode", ["read", "write"])
-def test_what_is_no_cache_is_refused_and_left_alone(tmp_path: Path, mode: str) -> None:
+def test_what_is_no_cache_is_refused_and_left_alone(tmp_path: Path, mode: Mode) -> None:
     """A typed path must not turn somebody's database into ours."""
     text, database = tmp_path / "notes.txt", tmp_path / "other.db"
     text.write_text("dear diary " * 100)
@@ -189,12 +195,12 @@ def test_what_is_no_cache_is_refused_and_left_alone(tmp_path: Path, mode: str) -
     connection.execute("CREATE TABLE mine(x)")
     connection.commit()
     connection.close()
-    before = text.read_bytes()
+    before = text.read_bytes(), database.read_bytes()
 
     for path in (text, database):
         with pytest.raises(CacheError, match=path.name):
-            SqliteStore(path, mode=mode)  # type: ignore[arg-type]
-    assert text.read_bytes() == before
+            SqliteStore(path, mode=mode)
+    assert (text.read_bytes(), database.read_bytes()) == before
 
 
 def test_a_missing_file_is_not_created_by_reading(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -174,7 +175,7 @@ def test_a_refusal_that_normalisation_would_have_mended_is_not_recorded(cache: T
 def test_other_splits_do_not_exist_under_any_tier(cache: ToolCache, query: str) -> None:
     """A held-out answer that leaks into training makes every figure worthless."""
     keep(cache, SEARCH, "held out", split=Split.TEST, query="red shoes", shelf="S1")
-    asked = {"query": query, "shelf": "S1"}
+    asked: dict[str, Any] = {"query": query, "shelf": "S1"}
     train = Viewpoint(splits=frozenset({Split.TRAIN}))
 
     assert ask(cache, SEARCH, **asked).tier is not Tier.MISS

@@ -89,9 +89,10 @@ class ToolIndex:
             postings.append(number)
         if shape.texts:
             bucket = _bucket(shape, state)
-            self._bags.setdefault(_bag(bucket, shape), []).append(number)
+            stems = _stems(shape)
+            self._bags.setdefault(_bag(bucket, stems), []).append(number)
             words = self._words.setdefault(bucket, {})
-            for stem in _stems(shape):
+            for stem in stems:
                 words.setdefault(stem, []).append(number)
 
     def fuzzy(
@@ -118,8 +119,27 @@ class ToolIndex:
         words = self._words.get(bucket)
         if words is None:
             return None
+        only = scenario if own_only else None
+        stems = _stems(asked)
+        # The same content words overlap wholly: nothing among the others can do better.
+        same = self._bags.get(_bag(bucket, stems), [])[:_FUZZY_BUDGET]
+        best = self._best_worded(asked, self._own(same, only), min_score, scenario)
+        if best is None:
+            near = self._sharing_words(stems, words, only)
+            best = self._best_worded(asked, near, min_score, scenario)
+        return best
+
+    def _own(self, numbers: Sequence[int], only: str | None) -> list[int]:
+        if only is None:
+            return list(numbers[:_MAX_FUZZY_TRIED])
+        own = [number for number in numbers if only in self._scenarios[number]]
+        return own[:_MAX_FUZZY_TRIED]
+
+    def _best_worded(
+        self, asked: Shape, numbers: Iterable[int], min_score: float, scenario: str | None
+    ) -> Neighbour | None:
         best: tuple[float, bool, bytes] | None = None
-        for number in self._worded_alike(asked, bucket, words, scenario if own_only else None):
+        for number in numbers:
             verdict = match.fuzzy(asked, self._shapes[number], min_score)
             if verdict.refused is None:
                 foreign = scenario not in self._scenarios[number]
@@ -127,26 +147,20 @@ class ToolIndex:
                 best = rank if best is None or rank < best else best
         return None if best is None else Neighbour(key=best[2], score=-best[0])
 
-    def _worded_alike(
-        self, asked: Shape, bucket: bytes, words: dict[str, list[int]], only: str | None
-    ) -> Sequence[int]:
-        tried = self._bags.get(_bag(bucket, asked), [])[:_FUZZY_BUDGET]
-        if only is not None:
-            tried = [number for number in tried if only in self._scenarios[number]]
-        tried = tried[:_MAX_FUZZY_TRIED]
+    def _sharing_words(
+        self, stems: frozenset[str], words: dict[str, list[int]], only: str | None
+    ) -> list[int]:
         counts: dict[int, int] = {}
         budget = _FUZZY_BUDGET
-        lists = sorted((words[stem] for stem in _stems(asked) if stem in words), key=len)
-        for postings in lists:
+        for postings in sorted((words[stem] for stem in stems if stem in words), key=len):
             for number in postings[:budget]:
-                if only is not None and only not in self._scenarios[number]:
-                    continue
-                counts[number] = counts.get(number, 0) + 1
+                if only is None or only in self._scenarios[number]:
+                    counts[number] = counts.get(number, 0) + 1
             budget -= len(postings)
             if budget <= 0:
                 break
         nearest = sorted(counts, key=lambda number: (-counts[number], self._keys[number]))
-        return [*tried, *nearest[:_MAX_FUZZY_TRIED]]
+        return nearest[:_MAX_FUZZY_TRIED]
 
     def best(
         self,
@@ -225,5 +239,5 @@ def _stems(shape: Shape) -> frozenset[str]:
     return frozenset(stem for _, text in shape.texts for stem in text_profile(text).stems)
 
 
-def _bag(bucket: bytes, shape: Shape) -> bytes:
-    return digest(bucket + "\n".join(sorted(_stems(shape))).encode("utf-8", "surrogatepass"))
+def _bag(bucket: bytes, stems: frozenset[str]) -> bytes:
+    return digest(bucket + "\n".join(sorted(stems)).encode("utf-8", "surrogatepass"))

@@ -124,6 +124,8 @@ class SqliteStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         if self._mode == "write":
+            if not _is_empty(connection):
+                self._check(connection)  # before anything is changed in somebody else's file
             _until_not_busy(connection, "PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("BEGIN IMMEDIATE")  # one process creates, the others wait here
@@ -136,10 +138,8 @@ class SqliteStore:
         self._check(connection)
 
     def _create(self, connection: sqlite3.Connection) -> None:
-        if _pragma(connection, "application_id") or _pragma(connection, "user_version"):
+        if not _is_empty(connection):
             return
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            return  # somebody else's tables: `_check` refuses them
         for statement in _TABLES.split(";"):
             if statement.strip():
                 connection.execute(statement)
@@ -386,6 +386,12 @@ def _until_not_busy(connection: sqlite3.Connection, statement: str) -> None:
             time.sleep(0.005)
         else:
             return
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    marks = _pragma(connection, "application_id") or _pragma(connection, "user_version")
+    return not tables and not marks
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
