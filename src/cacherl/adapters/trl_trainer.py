@@ -365,11 +365,10 @@ class _GRPOCurve:
 
 def _load(model: str, dtype: Dtype) -> tuple[Any, Any]:
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype.value, attn_implementation="sdpa"
-            )
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype.value, attn_implementation="sdpa"
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -581,27 +580,27 @@ class TRLTrainer:
         """See `SupervisedTrainer.fit`."""
         checkpoint, resumed_from = _begin(work)
         curve = _Curve(work / "curve.jsonl", SFTPoint, resumed_from)
-        policy, tokenizer = _load(model, config.dtype)
-        rows = datasets.Dataset.from_dict(
-            {"input_ids": [e.ids for e in examples], "labels": [e.labels for e in examples]}
-        )
-        steps = steps_of(len(examples), config)
-        read_before = curve.points[-1].tokens if curve.points else 0
-
-        def told(step: int, logs: Mapping[str, Any]) -> Mapping[str, float]:
-            point = SFTPoint(
-                step=step,
-                loss=float(logs["loss"]),
-                lr=float(logs["learning_rate"]),
-                tokens=read_before + int(logs.get("num_tokens") or 0),
-                seconds=curve.seconds(),
-                grad_norm=_number(logs, "grad_norm"),
-                accuracy=_number(logs, "mean_token_accuracy"),
+        with _quiet(), contextlib.closing(curve):
+            policy, tokenizer = _load(model, config.dtype)
+            rows = datasets.Dataset.from_dict(
+                {"input_ids": [e.ids for e in examples], "labels": [e.labels for e in examples]}
             )
-            curve.add(point)
-            return {"loss": point.loss, "lr": point.lr, "tokens": point.tokens}
+            steps = steps_of(len(examples), config)
+            read_before = curve.points[-1].tokens if curve.points else 0
 
-        with _quiet():
+            def told(step: int, logs: Mapping[str, Any]) -> Mapping[str, float]:
+                point = SFTPoint(
+                    step=step,
+                    loss=float(logs["loss"]),
+                    lr=float(logs["learning_rate"]),
+                    tokens=read_before + int(logs.get("num_tokens") or 0),
+                    seconds=curve.seconds(),
+                    grad_norm=_number(logs, "grad_norm"),
+                    accuracy=_number(logs, "mean_token_accuracy"),
+                )
+                curve.add(point)
+                return {"loss": point.loss, "lr": point.lr, "tokens": point.tokens}
+
             trainer = _SFT(
                 model=policy,
                 args=trl.SFTConfig(
@@ -623,10 +622,7 @@ class TRLTrainer:
             )
             trainer.share_prefix = _may_share(config, trainer)
             trainer.remove_callback(transformers.PrinterCallback)
-            try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finally:
-                curve.close()
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             _save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
         return curve.points, resumed_from
 
@@ -648,11 +644,11 @@ class TRLTrainer:
             raise ValueError("TRLTrainer needs make_engine to train a policy")
         checkpoint, resumed_from = _begin(work)
         curve = _Curve(work / "curve.jsonl", GRPOPoint, resumed_from)
-        policy, tokenizer = _load(model, config.dtype)
-        rollouts = _Rollouts(tasks, play, config, self._make_engine)
-        rows = config.tasks_per_step * config.group_size
-        micro = config.micro_batch_rows or config.group_size
-        with _quiet():
+        with _quiet(), contextlib.closing(curve):
+            policy, tokenizer = _load(model, config.dtype)
+            rollouts = _Rollouts(tasks, play, config, self._make_engine)
+            rows = config.tasks_per_step * config.group_size
+            micro = config.micro_batch_rows or config.group_size
             trainer = _GRPO(
                 model=policy,
                 reward_funcs=_reward,
@@ -681,9 +677,6 @@ class TRLTrainer:
             )
             trainer.share_prefix = _may_share(config, trainer)
             trainer.remove_callback(transformers.PrinterCallback)
-            try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finally:
-                curve.close()
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             _save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
         return curve.points, resumed_from
