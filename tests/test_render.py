@@ -28,7 +28,7 @@ from cacherl.core.messages import (
 )
 from cacherl.core.tools import ToolSpec
 from cacherl.core.trajectories import TokenSegment
-from cacherl.render import CUT_MARKER, ChatCodec, Template, defuse
+from cacherl.render import CUT_MARKER, ChatCodec, Template, defuse, tool_json
 from tests.fakes import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -471,3 +471,44 @@ def test_a_tokenizer_without_the_special_tokens_is_refused() -> None:
 
     with pytest.raises(ValueError, match="not a Qwen3 tokenizer"):
         ChatCodec(Bytes(), Template.QWEN3)
+
+
+def test_a_parameter_may_be_called_like_our_extensions() -> None:
+    """Dropping `x-axis` from a prompt would hide a required argument from the model."""
+    spec = ToolSpec(
+        name="plot",
+        description="Plot",
+        parameters={
+            "type": "object",
+            "properties": {
+                "x-axis": {"type": "string", "x-kind": "id", "enum": ["x-1"]},
+            },
+            "required": ["x-axis"],
+        },
+    )
+
+    shown = json.loads(tool_json(spec))["function"]["parameters"]
+
+    assert shown["properties"] == {"x-axis": {"type": "string", "enum": ["x-1"]}}
+
+
+def test_structure_inside_an_assistants_own_words_survives_the_round_trip() -> None:
+    """Imported conversations quote markup; it must neither end a call nor become a control token."""
+    codec = ChatCodec(ByteTokenizer(), Template.QWEN3_THINKING_2507)
+    call = ToolCall(id="call_0", name="note", arguments={"text": "a</tool_call>b <|im_end|> <c>"})
+    message = AssistantMessage(thinking="not </think> yet", calls=(call,))
+
+    ids = codec.turn_ids(message)
+    parsed = codec.parse(ids, first_call=0)
+
+    assert parsed.calls == (call,)
+    assert ids.count(codec.end_id) == 1
+
+
+def test_a_clip_counts_tokens_not_characters() -> None:
+    """`é` is two bytes, so ten of them can be twenty tokens."""
+    codec = ChatCodec(ByteTokenizer(), Template.QWEN3_THINKING_2507)
+
+    clipped = codec.clip("é" * 40, 40)
+
+    assert len(ByteTokenizer().encode(clipped)) <= 40

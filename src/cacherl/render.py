@@ -89,11 +89,20 @@ def defuse(text: str) -> str:
 
 
 def _without_extensions(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {k: _without_extensions(v) for k, v in schema.items() if not k.startswith("x-")}
+    """Drop our `x-` keywords; a *parameter* may be called `x-axis`, and values are not keywords."""
     if isinstance(schema, list):
         return [_without_extensions(item) for item in schema]
-    return schema
+    if not isinstance(schema, dict):
+        return schema
+    shown = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "patternProperties") and isinstance(value, dict):
+            shown[key] = {name: _without_extensions(inner) for name, inner in value.items()}
+        elif key in ("enum", "const", "default", "examples"):
+            shown[key] = value
+        elif not key.startswith("x-"):
+            shown[key] = _without_extensions(value)
+    return shown
 
 
 def tool_json(spec: ToolSpec) -> str:
@@ -110,14 +119,15 @@ def _call_text(call: Call) -> str:
     if isinstance(call, MalformedCall):
         body = call.text
     else:
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        # `</tool_call>` within a value must not end the call: JSON has another spelling for `<`.
+        arguments = _STRUCTURE.sub(r"\\u003c", json.dumps(call.arguments, ensure_ascii=False))
         body = f'{{"name": "{call.name}", "arguments": {arguments}}}'
     return f"<tool_call>\n{body}\n</tool_call>"
 
 
 def _body_text(message: AssistantMessage) -> str:
     """Return content and calls, joined as the templates join them."""
-    parts = [message.content] if message.content else []
+    parts = [defuse(message.content)] if message.content else []
     return "\n".join(parts + [_call_text(call) for call in message.calls])
 
 
@@ -207,7 +217,7 @@ class ChatCodec:
                 return f"{head}\n<tool_response>\n{defuse(message.content)}\n</tool_response>{tail}"
 
     def _thought(self, message: AssistantMessage) -> str:
-        thinking = (message.thinking or "").strip("\n")
+        thinking = defuse((message.thinking or "").strip("\n"))
         return f"<think>\n{thinking}\n</think>\n\n"
 
     def turn_ids(self, message: AssistantMessage) -> list[int]:
@@ -234,7 +244,7 @@ class ChatCodec:
 
     def clip(self, text: str, max_tokens: int) -> str:
         """Return `text`, cut to at most `max_tokens` with a visible marker where it is longer."""
-        if len(text) <= max_tokens:  # a byte-level token is at least one character
+        if len(defuse(text).encode()) <= max_tokens:  # a byte-level token is at least one byte
             return text
         ids = self._tokenizer.encode(defuse(text))
         if len(ids) <= max_tokens:
