@@ -6,6 +6,7 @@ the same arguments give the same tasks on every machine.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -412,7 +413,7 @@ def _make_task(split: Split, *, seed: int, number: int, family: str) -> Task:
         namespace=NAMESPACE,
         system=SYSTEMS[area],
         user_turns=turns,
-        tools=_on_offer(rng, kind),
+        tools=_on_offer(rng, split, area),
         gold=Gold(calls=calls, answer=rule, state=state),
     )
 
@@ -443,12 +444,29 @@ def _dress(
     return (f"{opener}{first}{closer}", *rest)
 
 
-def _on_offer(rng: random.Random, family: Family) -> tuple[ToolSpec, ...]:
-    """Return four to six tools in random order: those needed, some of the area, one from anywhere."""
-    names = list(family.needs)
-    near = [name for name in family.near if name not in names]
+def _on_offer(rng: random.Random, split: Split, area: str) -> tuple[ToolSpec, ...]:
+    """Return the four to six tools on offer: all of the area, and distractors, in one of its orders.
+
+    An agent of a real desk has one list of tools for its area, whatever it is asked, so lists repeat: there
+    are `LISTS_OF_AREA` of them an area and split. A list suits every family of its area, so it
+    does not give away which one is asked for.
+    """
+    return tool_list(split, area, rng.randrange(LISTS_OF_AREA))
+
+
+LISTS_OF_AREA = 3
+"""Few, so that training can read the tools that many conversations share once."""
+
+
+@functools.cache
+def tool_list(split: Split, area: str, number: int) -> tuple[ToolSpec, ...]:
+    """Return one of an area's tool lists."""
+    rng = seeded(f"desk|tools|{split.value}|{area}|{number}")
+    families = [family for family in FAMILIES.values() if family.area == area]
+    names = list(dict.fromkeys(name for family in families for name in family.needs))
+    near = list(dict.fromkeys(n for family in families for n in family.near if n not in names))
     rng.shuffle(near)
-    size = rng.choice((4, 5)) if len(names) < 4 else rng.choice((5, 6))
+    size = max(4, len(names) + 1)
     names += near[: max(0, size - 1 - len(names))]
     far = [name for name in SPEC if name not in names and name not in _COSTLY]
     names += rng.sample(far, size - len(names))
