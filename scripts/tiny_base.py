@@ -18,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -88,8 +88,8 @@ class Codes:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def build_tokenizer(seed: int) -> Tokenizer:
@@ -136,7 +136,7 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [0] if text.startswith("<|") else [1] * len(text)
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         raise NotImplementedError("only for rendering")
 
 
@@ -173,8 +173,8 @@ class Batches:
         rows: list[tuple[int, list[int], list[int]]] = []
         for number in range(groups):
             group = self.corpus.group(size)
-            prefix, rest = self.split(group)
-            prefixes.append(prefix)
+            head, rest = self.split(group)
+            prefixes.append(head)
             rows += [(number, ids, mask) for ids, mask in rest if len(ids) <= max_rest]
         width = max(map(len, prefixes))
         prefix = torch.full((groups, width), self.pad)
@@ -318,8 +318,9 @@ def main() -> None:
     else:
         tokenizer = build_tokenizer(arguments.seed)
         model = Qwen3ForCausalLM(config(tokenizer))
-    codec = ChatCodec(Codes(tokenizer), Template.QWEN3_THINKING_2507)
-    pad, open_id = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|im_start|>")
+    tokens = Codes(tokenizer)
+    codec = ChatCodec(tokens, Template.QWEN3_THINKING_2507)
+    [pad], [open_id] = tokens.encode("<|endoftext|>"), tokens.encode("<|im_start|>")
     batches = Batches(codec, Corpus(arguments.seed + 1 + 1000 * arguments.resume), pad, open_id)
     checks = [Batches(codec, Corpus(10**6 + i), pad, open_id).next(4, 6, 500) for i in range(3)]
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
@@ -327,11 +328,8 @@ def main() -> None:
     peaks = [[g["lr"] for g in o.param_groups] for o in steps]
     start, step, tokens = time.monotonic(), 0, 0
     total = arguments.minutes * 60
-    log = (
-        (out / "pretraining.jsonl").open("a")
-        if out.mkdir(parents=True, exist_ok=True) is None
-        else None
-    )
+    out.mkdir(parents=True, exist_ok=True)
+    log = (out / "pretraining.jsonl").open("a")
     while (elapsed := time.monotonic() - start) < total:
         done = elapsed / total
         rate = (
@@ -364,9 +362,8 @@ def main() -> None:
                 "check_token_accuracy": round(sum(s[1] for s in scores) / len(scores), 4), "tokens": tokens,
             }  # fmt: skip
             print(json.dumps(row), flush=True)
-            if log:
-                log.write(json.dumps(row) + "\n")
-                log.flush()
+            log.write(json.dumps(row) + "\n")
+            log.flush()
         if step % 500 == 0:
             save(model, tokenizer, out)
     save(model, tokenizer, out)

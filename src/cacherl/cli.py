@@ -71,13 +71,9 @@ JSON = click.option("--json", "json_out", is_flag=True, help="Print JSON for mac
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cacherl")
+@example("cacherl run recipes/quickstart.toml")
 def main() -> None:
-    r"""Train small models that call tools, from cached tool results.
-
-    \b
-    Start here:
-        cacherl run recipes/quickstart.toml
-    """
+    """Train small models that call tools, from cached tool results."""
 
 
 # ---- run ---------------------------------------------------------------------------------------
@@ -459,13 +455,9 @@ def replay(folder: Path, json_out: bool) -> None:
 
 
 @main.group(cls=_Group)
+@example("cacherl cache stats runs/quickstart/cache/train.sqlite")
 def cache() -> None:
-    r"""Look into a cache of tool results.
-
-    \b
-    Example:
-        cacherl cache stats runs/quickstart/cache/train.sqlite
-    """
+    """Look into a cache of tool results."""
 
 
 @cache.command("stats")

@@ -264,7 +264,6 @@ class Run:
 
     def _cache(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         facts: dict[str, Any] = {}
-        outputs = {}
         for name, source in (("train", "trajectories"), ("heldout", "heldout")):
             tasks = {task.id: task for task in self._read_tasks(name)}
             path = self._file(stage, f"{name}.sqlite")
@@ -286,7 +285,7 @@ class Run:
                 "splits": stats.by_split,
             }
         # The databases themselves are no outputs by digest: SQLite may tidy its pages when opened.
-        return outputs, facts
+        return {}, facts
 
     def _augment(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         tasks = self._read_tasks("train")
@@ -436,10 +435,10 @@ class Run:
                 if kind == "cached":
                     cached_calls = self.world.live_calls - before
         metrics = self._metrics(rows, cached_calls)
-        path = self._file(stage, "metrics.json")
-        with atomic_writer(path) as handle:
+        written = self._file(stage, "metrics.json")
+        with atomic_writer(written) as handle:
             handle.write(msgspec.json.format(msgspec.json.encode(metrics), indent=2) + b"\n")
-        outputs[path.name] = path
+        outputs[written.name] = written
         return outputs, {"cached_live_calls": cached_calls}
 
     def _played(
