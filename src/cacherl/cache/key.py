@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from cacherl.cache.canonical import canonical_json
@@ -20,15 +21,13 @@ def full_key(namespace: str, tool: str, canonical: bytes, state: bytes) -> bytes
         state: `StateOverlay.state_key` of the call, empty where nothing was written.
     """
     # JSON never holds a raw line break, so the parts cannot run into one another.
-    return b"\n".join(
-        (
-            CANON_VERSION.encode(),
-            canonical_json(namespace),
-            canonical_json(tool),
-            canonical,
-            state.hex().encode(),
-        )
-    )
+    return b"\n".join((_tool_part(namespace, tool), canonical, state.hex().encode()))
+
+
+@functools.lru_cache(maxsize=8192)
+def _tool_part(namespace: str, tool: str) -> bytes:
+    parts = (CANON_VERSION.encode(), canonical_json(namespace), canonical_json(tool))
+    return b"\n".join(parts)
 
 
 def digest(full: bytes) -> bytes:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,6 +54,11 @@ CREATE TABLE observation(
 
 _SELECT_CALLS = "SELECT id, key, canon, namespace, tool, arguments, state, sum FROM call WHERE "
 _BY_KEY = _SELECT_CALLS + "key=? ORDER BY id"
+_GET = (
+    "SELECT c.id, c.key, c.canon, c.namespace, c.tool, c.arguments, c.state, c.sum, "
+    "o.sequence, o.value, o.sum, o.times FROM call c LEFT JOIN observation o ON o.call = c.id "
+    "WHERE c.key=? ORDER BY c.id, o.sequence"
+)
 _PAGE = _SELECT_CALLS + "id>? ORDER BY id LIMIT 500"
 _TOOL_PAGE = _SELECT_CALLS + "namespace=? AND tool=? AND id>? ORDER BY id LIMIT 500"
 _observation = msgspec.json.Decoder(Observation)
@@ -288,10 +293,17 @@ class SqliteStore:
 
     def get(self, call: RecordedCall) -> CacheEntry | None:
         with self._lock, self._reported():
-            number, _ = self._call_id(call)
-            if number is None:
-                return None
-            return CacheEntry(call=call, kept=self._kept(number, call.key))
+            rows = self._connection().execute(_GET, (call.key,)).fetchall()
+            if any(_is(call, row) for row in rows):
+                kept = tuple(
+                    self._checked(call.key, *row[8:])
+                    for row in rows
+                    if _is(call, row) and row[8] is not None
+                )
+                return CacheEntry(call=call, kept=kept)
+            for row in rows:
+                self._other(row)
+            return None
 
     def by_key(self, key: bytes) -> CacheEntry | None:
         with self._lock, self._reported():
@@ -326,43 +338,39 @@ class SqliteStore:
 
     def _call_id(self, call: RecordedCall) -> tuple[int | None, bool]:
         rows = self._connection().execute(_BY_KEY, (call.key,))
-        for number, _, canon, namespace, tool, arguments, state, kept_sum in rows:
-            # The full identity is compared: a hash collision must not answer for another call.
-            if (
-                arguments == call.canonical
-                and state == call.state
-                and tool == call.tool
-                and namespace == call.namespace
-                and canon == CANON_VERSION
-            ):
-                return number, True
-            other = RecordedCall(
-                namespace=namespace, tool=tool, canonical=arguments, state=state, key=call.key
-            )
-            if _call_sum(other, canon) != kept_sum:
-                raise self._damaged(f"the call {call.key.hex()}")
+        for row in rows:
+            if _is(call, row):
+                return row[0], True
+            self._other(row)
         return None, False
 
-    def _entry(self, row: tuple[int, bytes, str, str, str, bytes, bytes, bytes]) -> CacheEntry:
-        number, key, canon, namespace, tool, arguments, state, kept_sum = row
+    def _other(self, row: tuple[Any, ...]) -> RecordedCall:
+        """Return the call of a row, after checking that it is whole."""
+        _, key, canon, namespace, tool, arguments, state, kept_sum = row[:8]
         call = RecordedCall(
             namespace=namespace, tool=tool, canonical=arguments, state=state, key=key
         )
         if _call_sum(call, canon) != kept_sum:
             raise self._damaged(f"the call {key.hex()}")
-        return CacheEntry(call=call, kept=self._kept(number, key))
+        return call
+
+    def _entry(self, row: tuple[Any, ...]) -> CacheEntry:
+        call = self._other(row)
+        return CacheEntry(call=call, kept=self._kept(row[0], call.key))
 
     def _kept(self, number: int, key: bytes) -> tuple[Kept, ...]:
         rows = self._connection().execute(
             "SELECT sequence, value, sum, times FROM observation WHERE call=? ORDER BY sequence",
             (number,),
         )
-        kept = []
-        for sequence, value, kept_sum, times in rows:
-            if _value_sum(key, sequence, value, times) != kept_sum:
-                raise self._damaged(f"an answer of the call {key.hex()}")
-            kept.append(Kept(observation=_decoded(value), times=times))
-        return tuple(kept)
+        return tuple(self._checked(key, *row) for row in rows)
+
+    def _checked(
+        self, key: bytes, sequence: int, value: bytes, kept_sum: bytes, times: int
+    ) -> Kept:
+        if _value_sum(key, sequence, value, times) != kept_sum:
+            raise self._damaged(f"an answer of the call {key.hex()}")
+        return Kept(observation=_decoded(value), times=times)
 
     def _damaged(self, what: str) -> CacheError:
         return CacheError(
@@ -372,6 +380,17 @@ class SqliteStore:
 
 
 _orphans: list[sqlite3.Connection | None] = []
+
+
+def _is(call: RecordedCall, row: tuple[Any, ...]) -> bool:
+    """Say whether a row is exactly this call: a hash collision must not answer for another."""
+    return bool(
+        row[5] == call.canonical
+        and row[6] == call.state
+        and row[4] == call.tool
+        and row[3] == call.namespace
+        and row[2] == CANON_VERSION
+    )
 
 
 def _until_not_busy(connection: sqlite3.Connection, statement: str) -> None:
