@@ -212,7 +212,8 @@ def _say(step: int, total: int, metrics: Mapping[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    what, base_, folder_ = sys.argv[1:]
-    run = {"sft": train_sft, "grpo": train_grpo}[what]
-    steps_ = {"sft": 60, "grpo": 12}[what]
-    run(Path(base_), Path(folder_), steps=steps_, on_progress=_say)
+    what, base_, folder_ = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    if what == "sft":
+        train_sft(base_, folder_, steps=60, on_progress=_say)
+    else:
+        train_grpo(base_, folder_, steps=12, on_progress=_say)
