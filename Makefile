@@ -54,7 +54,7 @@ fix: install
 	$(BIN)/ruff format .
 
 tiny-base: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[tiny]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tiny]'
 	$(BIN)/python scripts/tiny_base.py
 
 docs: install

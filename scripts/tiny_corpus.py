@@ -170,6 +170,8 @@ class Corpus:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self._loose = False
+        self._french = False
 
     # ---- random values -------------------------------------------------------------------------
 
@@ -415,9 +417,36 @@ class Corpus:
 
     # ---- turns ---------------------------------------------------------------------------------
 
+    def restyle(self, text: str) -> str:
+        """Return `text` with most plain words replaced by random ones where the conversation is loose.
+
+        Ids, numbers, mails and tool names stay. Whoever learns from such text knows what must be copied and
+        takes the words around it lightly, so that a later fine-tuning teaches its own style quickly.
+        """
+        if not self._loose:
+            return text
+        r = self.random
+        out = []
+        for part in text.split(" "):
+            core = part.strip(".,:;!?'")
+            if not core.isalpha() or r.random() < 0.15:
+                out.append(part)
+                continue
+            word = self.word(self._french)
+            word = word.capitalize() if core[0].isupper() else word
+            if r.random() < 0.2:
+                word += f" {self.word(self._french)}"
+            tail = part[len(part.rstrip(".,:;!?")) :]
+            out.append(
+                word + (r.choice([":", ",", "", "."]) if tail and r.random() < 0.3 else tail)
+            )
+            if r.random() < 0.1:
+                out.append(self.word(self._french))
+        return " ".join(out)
+
     def turn(self, think: str, *calls: tuple[str, Json], base: int = 0) -> AssistantMessage:
         return AssistantMessage(
-            thinking=think,
+            thinking=self.restyle(think),
             calls=tuple(
                 ToolCall(id=f"call_{base + i}", name=name, arguments=arguments)
                 for i, (name, arguments) in enumerate(calls)
@@ -437,7 +466,7 @@ class Corpus:
         return value
 
     def answer(self, think: str, text: str) -> AssistantMessage:
-        return AssistantMessage(thinking=think, content=text)
+        return AssistantMessage(thinking=self.restyle(think), content=self.restyle(text))
 
     # ---- conversations -------------------------------------------------------------------------
 
@@ -484,14 +513,25 @@ class Corpus:
         while len(needed) > 6:
             chosen.pop()
             needed = list({tool.name: tool for _, tools in chosen for tool in tools}.values())
+        needed += self.distractors(taken)
         r.shuffle(needed)
         conversations = []
         for _ in range(size):
-            french = r.random() < 0.4
+            french = self._french = r.random() < 0.4
+            self._loose = r.random() < 0.7
             # Talk without tools is rare: it is easy, and it must not become the habit.
             plan = g.small_talk if r.random() < 0.06 else r.choice(chosen)[0]
             conversations.append((SystemMessage(content=system), *plan(french)))
         return Group(system=system, tools=tuple(needed), conversations=tuple(conversations))
+
+    def distractors(self, taken: set[str]) -> list[ToolSpec]:
+        """Return up to two tools of another family, which no conversation needs."""
+        count = self.random.choice([0, 0, 1, 2])
+        other = self.family(taken)
+        verb = self.random.choice(list(ACTIONS))
+        levels = self.random.sample(STATES, 4)
+        extra = {"level": {"type": "string", "enum": levels}}
+        return [self.getter(other), self.action(other, verb, extra)][:count]
 
     def system(self, a: Family, bad: str, verbs: list[str]) -> str:
         r = self.random

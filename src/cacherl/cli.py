@@ -229,11 +229,12 @@ def _print_metrics(folder: Path, json_out: bool) -> None:
         )
     console = Console()
     console.print(table)
-    gain = metrics["gain_of_grpo_over_sft"]["process_accuracy"]
-    click.echo(
-        f"GRPO over SFT, same tasks: {gain['mean']:+.3f} process accuracy "
-        f"(95 % {gain['low']:+.3f} to {gain['high']:+.3f})"
-    )
+    for gain in metrics["gains"]:
+        if gain["metric"] == "process_accuracy":
+            click.echo(
+                f"{gain['after']} over {gain['before']}, same tasks: {gain['mean']:+.3f} process accuracy "
+                f"(95 % {gain['low']:+.3f} to {gain['high']:+.3f})"
+            )
     click.echo(
         f"Live calls: {metrics['live_calls_in_record']} in record, "
         f"{metrics['live_calls_in_training']} between record and the live evaluation"

@@ -6,11 +6,13 @@ Every arrow between two stages is a file in the run folder.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -490,18 +492,11 @@ class Run:
         return {
             **{name: _figures(summaries["live"][name]) for name in MODELS},
             "cached": {name: _figures(summaries["cached"][name]) for name in MODELS},
-            "gain_of_grpo_over_sft": {
-                metric: dict(
-                    zip(
-                        ("mean", "low", "high"),
-                        paired_difference(
-                            rows["live"]["sft"], rows["live"]["grpo"], metric=metric, seed=seed
-                        ),
-                        strict=True,
-                    )
-                )
+            "gains": [
+                _gain(before, after, metric, rows["live"], seed)
+                for before, after in itertools.pairwise(MODELS)
                 for metric in ("process_accuracy", "end_to_end")
-            },
+            ],
             "live_calls_in_record": _live(notes[Stage.RECORD]),
             "live_calls_in_training": sum(_live(notes[stage]) for stage in training) + cached_calls,
             "tier_mix": {
@@ -556,6 +551,7 @@ class Run:
             recipe=self.recipe.name,
             machine=machine(),
             commit=commit(),
+            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             seed=self.recipe.evaluate.seed,
             models=tuple(
                 ModelReport(
@@ -563,10 +559,7 @@ class Run:
                 )
                 for name in MODELS
             ),
-            gains=tuple(
-                Gain(before="sft", after="grpo", metric=metric, **values)
-                for metric, values in metrics["gain_of_grpo_over_sft"].items()
-            ),
+            gains=tuple(Gain(**gain) for gain in metrics["gains"]),
             sft_loss=Curve(
                 steps=tuple(float(p.step) for p in losses), values=tuple(p.loss for p in losses)
             ),
@@ -653,6 +646,20 @@ def _figures(summary: EvalSummary) -> dict[str, Any]:
         "end_to_end": end_to_end.mean,
         "end_to_end_interval": [end_to_end.low, end_to_end.high],
         "n": summary.n,
+    }
+
+
+def _gain(
+    before: str, after: str, metric: str, rows: Mapping[str, list[EvalRow]], seed: int
+) -> dict[str, Any]:
+    mean, low, high = paired_difference(rows[before], rows[after], metric=metric, seed=seed)
+    return {
+        "before": before,
+        "after": after,
+        "metric": metric,
+        "mean": mean,
+        "low": low,
+        "high": high,
     }
 
 

@@ -44,7 +44,13 @@ class Engine(Protocol):
         ...
 
     async def generate(
-        self, session: str, ids: Sequence[int], *, max_new: int, min_new: int, stop_ids: frozenset[int]
+        self,
+        session: str,
+        ids: Sequence[int],
+        *,
+        max_new: int,
+        min_new: int,
+        stop_ids: frozenset[int],
     ) -> Sampled:
         """Continue `ids`, the whole stream of the session so far, by at most `max_new` ids.
 
