@@ -326,7 +326,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     steps = optimizers(model)
     peaks = [[g["lr"] for g in o.param_groups] for o in steps]
-    start, step, tokens = time.monotonic(), 0, 0
+    start, step, seen = time.monotonic(), 0, 0
     total = arguments.minutes * 60
     out.mkdir(parents=True, exist_ok=True)
     log = (out / "pretraining.jsonl").open("a")
@@ -350,7 +350,7 @@ def main() -> None:
         for optimizer in steps:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        step, tokens = step + 1, tokens + count
+        step, seen = step + 1, seen + count
         if not math.isfinite(loss.item()):
             raise SystemExit(f"the loss became {loss.item()} at step {step}")
         if step % 50 == 0:
@@ -359,7 +359,7 @@ def main() -> None:
             row = {
                 "step": step, "seconds": round(time.monotonic() - start, 1), "loss": round(loss.item(), 4),
                 "check_loss": round(sum(s[0].item() for s in scores) / len(scores), 4),
-                "check_token_accuracy": round(sum(s[1] for s in scores) / len(scores), 4), "tokens": tokens,
+                "check_token_accuracy": round(sum(s[1] for s in scores) / len(scores), 4), "tokens": seen,
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             log.write(json.dumps(row) + "\n")

@@ -17,7 +17,7 @@ from typing import Protocol
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.training import Dtype, LoRA, Progress, Scheduler
+from cacherl.core.training import Dtype, LoRA, Optimizer, Progress, Scheduler
 from cacherl.core.trajectories import Trajectory
 from cacherl.render import ChatCodec
 
@@ -30,6 +30,9 @@ class SFTConfig(Record, frozen=True, kw_only=True):
 
     learning_rate: float = 1e-5
     """Peak, after the warm-up."""
+    optimizer: Optimizer = Optimizer.ADAMW
+    matrix_learning_rate: float = 0.01
+    """Peak rate of Muon's matrices; `learning_rate` is then that of everything else."""
     scheduler: Scheduler = Scheduler.COSINE
     warmup: float = 0.03
     """Steps from 0 to the peak: a share of all steps below 1, else a number of steps."""
@@ -64,6 +67,11 @@ class SFTConfig(Record, frozen=True, kw_only=True):
             raise RecipeError(
                 f"batch_rows {self.batch_rows} is no multiple of micro_batch_rows "
                 f"{self.micro_batch_rows}. Make it one."
+            )
+        if self.optimizer is Optimizer.MUON and self.lora is not None:
+            raise RecipeError(
+                'optimizer = "muon" trains all weights, and lora is set. Set lora = false, or '
+                'optimizer = "adamw".'
             )
         if self.save_every < 1 or self.max_tokens < 2 or self.learning_rate <= 0:
             raise RecipeError(

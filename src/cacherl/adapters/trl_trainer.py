@@ -34,7 +34,7 @@ from trl.trainer.utils import split_tensor_dict
 from cacherl.core.errors import ModelError
 from cacherl.core.jsonl import JsonlAppender, read_jsonl, write_jsonl
 from cacherl.core.tasks import Task
-from cacherl.core.training import Dtype, LoRA, Progress
+from cacherl.core.training import Dtype, LoRA, Optimizer, Progress
 from cacherl.grpo import GRPOConfig, GRPOPoint, Play, Played, metrics_of, trained_segment
 from cacherl.rollout import Rollout
 from cacherl.sft import IGNORED, Example, SFTConfig, SFTPoint, schedule, steps_of
@@ -540,6 +540,64 @@ def _quiet() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the matrices within the layers, AdamW for the rest, as one optimizer.
+
+    Muon orthogonalises an update and so has no business with embeddings, whose rows are looked up one
+    by one. Schedulers see both through the shared `param_groups`.
+    """
+
+    def __init__(self, model: Any, config: SFTConfig) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        tied = {id(model.get_input_embeddings().weight)}
+        if (head := model.get_output_embeddings()) is not None:
+            tied.add(id(head.weight))
+        matrices = [p for _, p in named if p.ndim == 2 and id(p) not in tied]
+        chosen = set(map(id, matrices))
+        self._parts: list[Any] = [
+            torch.optim.Muon(
+                matrices,
+                lr=config.matrix_learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="original",
+            ),
+            torch.optim.AdamW(
+                [p for _, p in named if id(p) not in chosen],
+                lr=config.learning_rate,
+                betas=(0.9, config.adam_beta2),
+                weight_decay=config.weight_decay,
+            ),
+        ]
+        super().__init__([{"params": [p for _, p in named]}], {})
+        self._share()
+
+    def _share(self) -> None:
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure is not None else None
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "parts": [part.state_dict() for part in self._parts],
+            "state": {},
+            "param_groups": [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+        self._share()
+
+
+def _optimizers(model: Any, config: SFTConfig) -> tuple[Any, None]:
+    """Return what the trainer takes: an optimizer or None for its own, and None for its schedule."""
+    return (MuonAdamW(model, config) if config.optimizer is Optimizer.MUON else None), None
+
+
 def _may_share(config: SFTConfig | GRPOConfig, trainer: Any) -> bool:
     """Two passes a step need whole activations, full attention and no wrapper that counts passes (DDP)."""
     kinds = set(getattr(trainer.model.config.get_text_config(), "layer_types", None) or ())
@@ -618,6 +676,7 @@ class TRLTrainer:
                 train_dataset=rows.select(schedule(examples, config)),
                 processing_class=tokenizer,
                 peft_config=_peft(config.lora),
+                optimizers=_optimizers(policy, config),
                 callbacks=[_Report(told, on_progress)],
             )
             trainer.share_prefix = _may_share(config, trainer)

@@ -19,6 +19,18 @@ class Scheduler(enum.StrEnum):
     COSINE = "cosine"
 
 
+class Optimizer(enum.StrEnum):
+    """Who turns gradients into steps."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+    """Muon for the matrices within the layers, AdamW for embeddings, norms and the head.
+
+    Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024);
+    `torch.optim.Muon`.
+    """
+
+
 class Dtype(enum.StrEnum):
     """The number format of the weights in training."""
 

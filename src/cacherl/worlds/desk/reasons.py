@@ -35,8 +35,9 @@ class _Seen:
 class _Evidence:
     """What stands in the messages before a turn."""
 
-    def __init__(self, language: str, before: Sequence[Message]) -> None:
+    def __init__(self, language: str, before: Sequence[Message], family: str = "") -> None:
         self.heard = Hearing(language)
+        self.family = family
         self.seen: list[_Seen] = []
         """All calls so far."""
         self.now: list[_Seen] = []
@@ -55,6 +56,26 @@ class _Evidence:
                 )
                 self.seen.append(seen)
                 self.now.append(seen)
+
+    def wish(self, order: str) -> str:
+        """Return what the user wants of an order, as the start of a sentence.
+
+        It stands before every decision about an order, so that who decides has just said what for.
+        """
+        family, heard = self.family, self.heard
+        if family == "correct_order":
+            family = "cancel" if len(heard.turns) > 1 else "order_status"
+        if family == "address":
+            return heard.pick(
+                f"The user sends {order} to {heard.city}",
+                f"Le client envoie {order} à {heard.city}",
+            )
+        verb = {
+            "order_status": ("asks about", "demande"),
+            "cancel": ("cancels", "annule"),
+            "refund": ("returns", "rend"),
+        }.get(family, ("has", "a"))
+        return heard.pick(f"The user {verb[0]} {order}", f"Le client {verb[1]} {order}")
 
     def last(self, name: str, **results: Any) -> _Seen | None:
         """Return the last good answer of a tool whose result has these values."""
@@ -78,7 +99,7 @@ def explain(task: Task, before: Sequence[Message], turn: AssistantMessage) -> st
 
     A pure function of what the actor could see: it looks at `before` and at the turn, never at the gold.
     """
-    evidence = _Evidence(task.language, before)
+    evidence = _Evidence(task.language, before, task.family)
     calls = [call for call in turn.calls if isinstance(call, ToolCall)]
     if calls:
         try:
@@ -101,12 +122,20 @@ def _why_call(evidence: _Evidence, calls: Sequence[ToolCall]) -> str:
     many = len(ids) > 1
     match name:
         case "find_customer":
+            email = arguments["email"]
             if any(seen.failed for seen in evidence.now):
                 return pick(
-                    "The user's first email is unknown: try the second.",
-                    "Le premier e-mail est inconnu : le client en donne un second.",
+                    f"The user was not found. Try {email}.",
+                    f"Le client est introuvable. Essayer {email}.",
                 )
-            return pick("Find the user by email.", "Trouver le client : il donne son e-mail.")
+            wish = {
+                "move_house": ("moves house", "déménage"),
+                "ticket_new": ("wants a ticket", "veut un ticket"),
+            }.get(evidence.family, ("asks for an order", "cherche une commande"))
+            return pick(
+                f"The user {wish[0]}. Find by {email}.",
+                f"Le client {wish[1]}. Chercher avec {email}.",
+            )
         case "list_orders":
             cid = arguments["customer_id"]
             return pick(f"The user is {cid}: list the orders.", f"Le client est {cid} : lister.")
@@ -123,27 +152,32 @@ def _why_call(evidence: _Evidence, calls: Sequence[ToolCall]) -> str:
                         f"The user's {item} is {english}: read it.",
                         f"Le client veut {item}, donc {french} : lire.",
                     )
-            return pick(f"The user has {english}: read.", f"Le client a {french} : lire.")
+            if many:
+                return pick(f"The user has {english}: read.", f"Le client a {french} : lire.")
+            wish = evidence.wish(english)
+            return pick(f"{wish}: read.", f"{wish} : lire.")
         case "cancel_order":
-            status = _order(evidence, ids[0])["status"]
+            wish, status = evidence.wish(ids[0]), _order(evidence, ids[0])["status"]
             return pick(
-                f"The user's {english} is {status}: cancel it.",
-                f"Le client a {french}, {said_status('fr', status)} : annuler.",
+                f"{wish}, {status}: cancel.", f"{wish}, {said_status('fr', status)} : annuler."
             )
         case "change_address":
             for order_id in ids:
                 _order(evidence, order_id)
             city = arguments["city"]
+            if not many:
+                wish = evidence.wish(ids[0])
+                return pick(f"{wish}, processing: change.", f"{wish}, en préparation : changer.")
             return pick(
-                f"The user's {english} {'are' if many else 'is'} processing: send to {city}.",
+                f"The user's {english} are processing: send to {city}.",
                 f"Le client a {french}, en préparation : envoyer à {city}.",
             )
         case "refund_order":
-            order = _order(evidence, ids[0])
+            order, wish = _order(evidence, ids[0]), evidence.wish(ids[0])
             return pick(
-                f"The user's {english} is delivered, {order['days_ago']} days, "
+                f"{wish}, delivered, {order['days_ago']} days, "
                 f"{arguments['reason']}: refund {arguments['amount']}.",
-                f"Le client a {french}, livrée, {order['days_ago']} jours, "
+                f"{wish}, livrée, {order['days_ago']} jours, "
                 f"{arguments['reason']} : rembourser {arguments['amount']}.",
             )
         case "create_ticket":
@@ -205,10 +239,10 @@ def _why_ticket(evidence: _Evidence, arguments: Mapping[str, Any]) -> str:
     cid, topic, priority = arguments["customer_id"], arguments["topic"], arguments["priority"]
     order = evidence.last("get_order", customer_id=cid)
     if order is not None:
-        status, oid = order.result["status"], order.result["order_id"]
+        status, wish = order.result["status"], evidence.wish(order.result["order_id"])
         return pick(
-            f"The user's {oid} is {status}, not processing: ticket for {cid}, {topic}, {priority}.",
-            f"Le client a {oid}, {said_status('fr', status)} : ticket pour {cid}, {topic}, {priority}.",
+            f"{wish}, {status}: ticket for {cid}, {topic}, {priority}.",
+            f"{wish}, {said_status('fr', status)} : ticket pour {cid}, {topic}, {priority}.",
         )
     urgent = priority == "high"
     return pick(
@@ -305,17 +339,15 @@ def _why_order_answer(evidence: _Evidence, answer: str) -> str:
     oid, status, days = order["order_id"], order["status"], order["days_ago"]
     word = said_status(evidence.heard.language, status)
     refused = any(phrase in answer.lower() for phrase in REFUSALS[evidence.heard.language])
+    wish = evidence.wish(oid)
     if refused and status != "delivered":
-        return pick(
-            f"The user's {oid} is {status}, not delivered: refuse.",
-            f"Le client a {oid}, {word}, pas livrée : refuser.",
-        )
+        return pick(f"{wish}, {status}: refuse.", f"{wish}, {word} : refuser.")
     if refused:
         return pick(
-            f"The user's {oid} is {status}, {days} days, over {REFUND_DAYS}: refuse.",
-            f"Le client a {oid}, {word}, {days} jours, plus de {REFUND_DAYS} : refuser.",
+            f"{wish}, {status}, {days} days, over {REFUND_DAYS}: refuse.",
+            f"{wish}, {word}, {days} jours, plus de {REFUND_DAYS} : refuser.",
         )
-    return pick(f"The user's {oid} is {status}: say it.", f"Le client a {oid}, {word} : le dire.")
+    return pick(f"{wish}, {status}: say it.", f"{wish}, {word} : le dire.")
 
 
 def _why_no_call(evidence: _Evidence, answer: str) -> str:

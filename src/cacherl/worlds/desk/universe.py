@@ -55,6 +55,7 @@ _LAST = (
 )  # fmt: skip
 _HELD_FIRST = ("Ivan", "Maud", "Felix", "Nadia", "Boris", "Celine", "Ruth", "Yves")
 _HELD_LAST = ("Tanner", "Perrin", "Olsen", "Renard", "Quinn", "Besson", "Lang", "Ferrer")
+_ONSETS, _VOWELS = "bcdfgjklmnprstvwz", "aeiou"
 _DOMAINS = ("mail.com", "post.fr", "web.net", "inbox.org")
 
 _SPLIT_SHARE = {Split.TRAIN: (0.0, 0.7), Split.DEV: (0.7, 0.8), Split.TEST: (0.8, 1.0)}
@@ -180,9 +181,14 @@ def _items(split: Split) -> tuple[str, ...]:
 
 
 def email_of(rng: random.Random, first: str, last: str) -> str:
-    """Return an address such a person could have."""
+    """Return an address such a person could have; half of them are made-up handles.
+
+    Handles keep a model from learning names by heart where it must learn to copy.
+    """
     number = rng.randrange(2, 99)
-    local = rng.choice((f"{first}.{last}", f"{first}{number}", f"{last}{number}"))
+    handle = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 3))))
+    named = (f"{first}.{last}", f"{first}{number}", f"{last}{number}")
+    local = rng.choice((*named, f"{handle}{number}", f"{handle}.{last}", f"{first}_{handle}"))
     return f"{local}@{rng.choice(_DOMAINS)}".lower()
 
 
