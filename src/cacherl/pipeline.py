@@ -332,7 +332,7 @@ class Run:
         return {out.name: out, chosen.name: chosen}, facts
 
     def _sft(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
-        wiring.set_threads(self.recipe.threads)
+        wiring.prepare_cpu(self.recipe.threads)
         kept = list(read_jsonl(self._file(Stage.SELECT, "trajectories.jsonl"), Trajectory))
         share = kept[: max(1, round(len(kept) * self.recipe.select.sft_share))]
 
@@ -354,7 +354,7 @@ class Run:
         return {"model/model.safetensors": out / "model.safetensors"}, msgspec.to_builtins(summary)
 
     def _grpo(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
-        wiring.set_threads(self.recipe.threads)
+        wiring.prepare_cpu(self.recipe.threads)
         out = self._file(stage, "model")
         start = str(self._file(Stage.SFT, "model"))
 
@@ -395,7 +395,7 @@ class Run:
     # ---- evaluation ----------------------------------------------------------------------------
 
     def _evaluate(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
-        wiring.set_threads(self.recipe.threads)
+        wiring.prepare_cpu(self.recipe.threads)
         tasks = self._read_tasks("heldout")
         trained_on = self._read_tasks("train")
         seen_tools = {tool.name for task in trained_on for tool in task.tools}

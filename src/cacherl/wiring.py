@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,7 @@ def model_path(path: str, beside: Path | None = None) -> str:
 
 
 def _engine_module() -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the package is imported
     try:
         from cacherl.adapters import transformers_engine
     except ModuleNotFoundError as error:
@@ -193,7 +195,6 @@ def trainer_of(recipe: Recipe) -> TRLTrainer:
     return TRLTrainer(make_engine)
 
 
-def set_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves it alone."""
-    if threads:
-        _engine_module().set_threads(threads)
+def prepare_cpu(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves it its own choice."""
+    _engine_module().prepare_cpu(threads)

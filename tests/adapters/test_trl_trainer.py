@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cacherl.adapters import trl_trainer
 from cacherl.adapters.transformers_engine import TransformersEngine
-from cacherl.adapters.trl_trainer import TRLTrainer, last_checkpoint, shared_inputs
+from cacherl.adapters.trl_trainer import MuonAdamW, TRLTrainer, last_checkpoint, shared_inputs
 from cacherl.core.errors import ModelError
 from cacherl.core.jsonl import read_jsonl
-from cacherl.core.training import LoRA
+from cacherl.core.training import LoRA, Optimizer
 from cacherl.core.trajectories import TokenSegment
 from cacherl.grpo import GRPOConfig, GRPOPoint, Played, grpo, trained_segment
 from cacherl.sft import IGNORED, Example, SFTConfig, SFTPoint
@@ -185,6 +185,52 @@ def test_sft_learns_and_leaves_a_model_that_loads(taught: Path) -> None:
     assert points[-1].loss < 0.06  # ln 2 over about 40 ids is 0.017
     assert AutoTokenizer.from_pretrained(taught).chat_template
     assert AutoModelForCausalLM.from_pretrained(taught).config.model_type == "qwen3"
+
+
+def muon_step(model: Any, optimizer: MuonAdamW, number: int) -> None:
+    ids = torch.arange(24)[None] + number
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_muon_goes_on_from_its_saved_state_as_if_nothing_had_happened(
+    base: Path, tmp_path: Path
+) -> None:
+    """Momentum lost in a resume would make the killed run another run."""
+    config = SFTConfig(optimizer=Optimizer.MUON)
+    whole = AutoModelForCausalLM.from_pretrained(base)
+    optimizer = MuonAdamW(whole, config)
+    muon_step(whole, optimizer, 0)
+    whole.save_pretrained(tmp_path)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    resumed = AutoModelForCausalLM.from_pretrained(tmp_path)
+    again = MuonAdamW(resumed, config)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+    muon_step(whole, optimizer, 1)
+    muon_step(resumed, again, 1)
+
+    after = dict(resumed.named_parameters())
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, after[name]), name
+
+
+def test_muon_leaves_embeddings_to_adamw_and_the_schedule_reaches_both(base: Path) -> None:
+    """Orthogonalised embeddings would be nonsense, a frozen rate a silent bug."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    optimizer = MuonAdamW(model, SFTConfig(optimizer=Optimizer.MUON))
+    muon, adamw = optimizer.param_groups
+
+    embedding = id(model.get_input_embeddings().weight)
+    assert embedding in {id(p) for p in adamw["params"]}
+    assert all(p.ndim == 2 for p in muon["params"])
+    assert len(muon["params"]) + len(adamw["params"]) == len(list(model.parameters()))
+    before = [p.clone() for p in model.parameters()]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    muon_step(model, optimizer, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_lora_is_merged_into_what_is_saved(base: Path, tmp_path: Path) -> None:

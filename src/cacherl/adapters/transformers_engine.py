@@ -12,11 +12,13 @@ written. That is simple and deterministic, and right for models small enough to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import hashlib
 import itertools
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,9 +110,22 @@ def load_tokenizer(source: str | Path) -> HFTokenizer:
         ) from error
 
 
-def set_threads(threads: int) -> None:
-    """Let torch use this many CPU threads."""
-    torch.set_num_threads(threads)
+def prepare_cpu(threads: int) -> None:
+    """Let torch use this many CPU threads (0: its own choice), and keep freed memory for the next step.
+
+    Training frees and asks for the same large blocks at every step; glibc would hand each back to the
+    system and fault its pages in again (measured: 12 SFT steps in 15 s instead of 17 s).
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 # ---- KV memory -------------------------------------------------------------------------------
@@ -678,7 +693,7 @@ class TransformersEngine:
 
     # ---- one batch ---------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         """Eval mode without gradients; each module's own mode comes back afterwards."""
         training = [module for module in self.model.modules() if module.training]
@@ -810,7 +825,7 @@ class TransformersEngine:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    @contextmanager
+    @contextlib.contextmanager
     def _attention(self, beginnings: _Beginnings | None) -> Iterator[None]:
         """Put our attention in force for one forward."""
         if beginnings is None:

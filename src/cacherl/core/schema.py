@@ -27,7 +27,9 @@ def argument_problem(spec: ToolSpec, arguments: Mapping[str, Any]) -> str | None
     Unknown argument names are wrong unless the schema allows them by `additionalProperties`.
     """
     validator = _validator(msgspec.json.encode(spec.parameters))
-    errors = sorted(validator.iter_errors(dict(arguments)), key=lambda e: (list(map(str, e.path)), e.message))
+    errors = sorted(
+        validator.iter_errors(dict(arguments)), key=lambda e: (list(map(str, e.path)), e.message)
+    )
     if not errors:
         return None
     path = ".".join(str(step) for step in errors[0].path)

@@ -43,7 +43,9 @@ class Hearing:
 
     def _named(self, words: tuple[str, ...]) -> str:
         """Return the word that comes last in the text; a correction comes after what it corrects."""
-        found = [(self.text.lower().rfind(word.lower()), word) for word in words]
+        # `bivase.clark@web.net` is an address: it names no vase.
+        text = re.sub(r"\S+@\S+", "", self.text).lower()
+        found = [(text.rfind(word.lower()), word) for word in words]
         place, word = max(found)
         return word if place >= 0 else ""
 
