@@ -128,13 +128,13 @@ def _why_call(evidence: _Evidence, calls: Sequence[ToolCall]) -> str:
                     f"The user was not found. Try {email}.",
                     f"Le client est introuvable. Essayer {email}.",
                 )
-            wish = {
+            said = {
                 "move_house": ("moves house", "déménage"),
                 "ticket_new": ("wants a ticket", "veut un ticket"),
             }.get(evidence.family, ("asks for an order", "cherche une commande"))
             return pick(
-                f"The user {wish[0]}. Find by {email}.",
-                f"Le client {wish[1]}. Chercher avec {email}.",
+                f"The user {said[0]}. Find by {email}.",
+                f"Le client {said[1]}. Chercher avec {email}.",
             )
         case "list_orders":
             cid = arguments["customer_id"]
