@@ -109,7 +109,7 @@ def test_a_recipe_killed_on_the_way_goes_on_and_ends_with_metrics_and_a_report(
         assert 0 <= low <= metrics[model]["process_accuracy"] <= high <= 1
     assert metrics["live_calls_in_record"] > 48
     assert metrics["live_calls_in_training"] == 0
-    assert metrics["tier_mix"]["grpo"]["live"] < 1
+    assert metrics["tier_mix"]["grpo"]["no_call"] < 1
     assert set(metrics["wall_s"]) >= {"record", "sft", "grpo", "evaluate"}
     page = (out / "report.html").read_text()
     assert "grpo" in page

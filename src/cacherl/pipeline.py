@@ -570,7 +570,7 @@ class Run:
                 **({"kl": Curve(steps=steps, values=tuple(kl))} if len(kl) == len(steps) else {}),
             },
             grpo_tier_mix={
-                tier.value: Curve(
+                _said(tier): Curve(
                     steps=steps, values=tuple(p.batch.tiers.get(tier, 0.0) for p in points)
                 )
                 for tier in tiers
@@ -670,7 +670,12 @@ def _tier_mix(points: Sequence[GRPOPoint]) -> dict[str, float]:
     for point in points:
         for tier, share in point.batch.tiers.items():
             mix[tier] += share * point.batch.rollouts / total
-    return {tier.value: round(share, 4) for tier, share in mix.items()}
+    return {_said(tier): round(share, 4) for tier, share in mix.items()}
+
+
+def _said(tier: Tier) -> str:
+    """Return a tier's name in training, where no tool runs live: LIVE is a rollout without a call."""
+    return "no_call" if tier is Tier.LIVE else tier.value
 
 
 def machine() -> str:
