@@ -29,7 +29,15 @@ from cacherl.core.tools import Tier, ToolResult, Tools
 from cacherl.core.trajectories import Trajectory
 from cacherl.core.worlds import World, WorldTools
 from cacherl.evaluate import Evaluation, evaluate
-from cacherl.experiment import Recipe, RunFolder, RunLock, Stage, StageNote, digest_of
+from cacherl.experiment import (
+    Recipe,
+    RunFolder,
+    RunLock,
+    Stage,
+    StageNote,
+    digest_of,
+    file_digest,
+)
 from cacherl.grpo import GRPOPoint, grpo
 from cacherl.metrics import EvalRow, EvalSummary, paired_difference, summarise
 from cacherl.record import record
@@ -113,7 +121,7 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     wiring.reasoner_of(recipe)
     model = wiring.model_path(recipe.model.path, recipe_path.resolve().parent)
     weights = Path(model) / "model.safetensors"
-    stamp = f"{weights.stat().st_size}" if weights.is_file() else model
+    stamp = _stamp(weights) if weights.is_file() else model
     tasks = digest_of([recipe.world, recipe.tasks])
     recorded = digest_of([tasks, recipe.record, recipe.limits])
     cached = digest_of([recorded, "cache"])
@@ -125,6 +133,14 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     reported = digest_of([evaluated, recipe.name])
     keys = (tasks, recorded, cached, augmented, selected, tuned, trained, evaluated, reported)
     return [(stage, digest_of([key, __version__])) for stage, key in zip(Stage, keys, strict=True)]
+
+
+def _stamp(weights: Path) -> str:
+    """Return what tells these weights from others: their digest, or size and time for large files."""
+    facts = weights.stat()
+    if facts.st_size < 1 << 28:
+        return file_digest(weights)
+    return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 class Run:
@@ -266,6 +282,7 @@ class Run:
 
     def _cache(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         facts: dict[str, Any] = {}
+        outputs: dict[str, Path] = {}
         for name, source in (("train", "trajectories"), ("heldout", "heldout")):
             tasks = {task.id: task for task in self._read_tasks(name)}
             path = self._file(stage, f"{name}.sqlite")
@@ -286,8 +303,8 @@ class Run:
                 "contradictions": sum(tool.contradictions for tool in stats.tools),
                 "splits": stats.by_split,
             }
-        # The databases themselves are no outputs by digest: SQLite may tidy its pages when opened.
-        return {}, facts
+            outputs[path.name] = path
+        return outputs, facts
 
     def _augment(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         tasks = self._read_tasks("train")
