@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.cache.entry import RecordedCall
+from cacherl.cache.entry import MAX_DISTINCT, RecordedCall
 from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import MAX_DISTINCT, CacheStore, MemoryStore
+from cacherl.cache.store import CacheStore, MemoryStore
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass
 from tests.cache.recordings import CANCEL, GET, SPACE, recorded, seen

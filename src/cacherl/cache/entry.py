@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable
+
+import msgspec
 
 from cacherl.cache.canonical import decode_canonical
 from cacherl.cache.key import digest, full_key
@@ -10,8 +14,12 @@ from cacherl.core.records import JsonObject, Record
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source
 
+MAX_DISTINCT = 64
+"""Distinct observations kept of one call. Which ones is decided by their content, never by the order
+in which they came, so that merging caches in any order keeps the same ones."""
 
-class Observation(Record, frozen=True, kw_only=True):
+
+class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One answer of a tool, and where it comes from."""
 
     text: str
@@ -22,6 +30,13 @@ class Observation(Record, frozen=True, kw_only=True):
     split: Split
     latency_s: float = 0.0
     """Wall seconds of the live call."""
+    recorded_at: float | None = None
+    """Seconds since 1970 UTC; None where nobody knows, which is too old for any `max_age_s`."""
+    occurrence: int = 0
+    """How often its episode had made the same call in the same state before."""
+    asked: str | None = None
+    """The arguments as they were written (canonical JSON), where normalisation rewrote them: what
+    a later version needs to normalise them differently."""
 
     def same_answer(self, other: Observation) -> bool:
         """Say whether both tell the model the same."""
@@ -37,9 +52,22 @@ class Observation(Record, frozen=True, kw_only=True):
             and self.split == other.split
         )
 
+    def content(self) -> bytes:
+        """Return 16 bytes that are equal for observations that repeat one another, and for no others."""
+        said = json.dumps(
+            [
+                self.text,
+                self.is_error,
+                self.error_class,
+                self.source,
+                self.scenario,
+                self.split,
+            ]
+        )
+        return hashlib.blake2b(said.encode(), digest_size=16).digest()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedCall:
+
+class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
     """The identity of a call, whole: hash and bytes."""
 
     namespace: str
@@ -68,17 +96,74 @@ class RecordedCall:
         return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """An observation and how often it was made."""
 
     observation: Observation
     times: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEntry:
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A call and everything that was observed for it, first observation first."""
 
     call: RecordedCall
     kept: tuple[Kept, ...]
+
+
+def grown(kept: tuple[Kept, ...], observation: Observation) -> tuple[tuple[Kept, ...], bool]:
+    """Return the observations with one more, and whether it is new. The order of recording is kept.
+
+    One that repeats a kept one is counted. Past `MAX_DISTINCT` those with the smallest content
+    hashes stay.
+    """
+    for place, known in enumerate(kept):
+        if observation.repeats(known.observation):
+            counted = Kept(observation=known.observation, times=known.times + 1)
+            return (*kept[:place], counted, *kept[place + 1 :]), False
+    added = (*kept, Kept(observation=observation, times=1))
+    if len(added) <= MAX_DISTINCT:
+        return added, True
+    left = _limited(added)
+    return left, any(each.observation is observation for each in left)
+
+
+def merged(ours: tuple[Kept, ...], theirs: tuple[Kept, ...]) -> tuple[Kept, ...]:
+    """Return what two caches know of one call. Commutative, associative, idempotent.
+
+    Of an observation that both hold, the larger count stands (the sum would grow with every merge)
+    and the earlier recording's time. The order is that of recording where times are known.
+    """
+    by_content: dict[bytes, Kept] = {}
+    for one in (*ours, *theirs):
+        name = one.observation.content()
+        known = by_content.get(name)
+        if known is None:
+            by_content[name] = one
+            continue
+        first = min(known, one, key=_order)
+        by_content[name] = Kept(observation=first.observation, times=max(known.times, one.times))
+    return _limited(sorted(by_content.values(), key=_order))
+
+
+def _limited(kept: Iterable[Kept]) -> tuple[Kept, ...]:
+    """Return at most `MAX_DISTINCT` of the observations, in the order they stand."""
+    kept = tuple(kept)
+    if len(kept) <= MAX_DISTINCT:
+        return kept
+    contents = sorted(each.observation.content() for each in kept)
+    highest = contents[MAX_DISTINCT - 1]
+    return tuple(each for each in kept if each.observation.content() <= highest)
+
+
+def _order(kept: Kept) -> tuple[bool, float, int, bytes, str, float]:
+    observation = kept.observation
+    at = observation.recorded_at
+    # The last two only decide between recordings of the same answer at the same time.
+    return (
+        at is None,
+        at or 0.0,
+        observation.occurrence,
+        observation.content(),
+        observation.asked or "",
+        observation.latency_s,
+    )

@@ -11,6 +11,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -34,8 +35,61 @@ class Neighbour:
     score: float
 
 
+class LooseIndex(Protocol):
+    """The successful calls of one tool that one set of splits may see, found by nearness.
+
+    In memory (`ToolIndex`) or in a snapshot; both answer the same.
+    """
+
+    def __len__(self) -> int: ...
+
+    def fuzzy(
+        self,
+        asked: Shape,
+        *,
+        state: bytes,
+        min_score: float,
+        scenario: str | None = None,
+        own_only: bool = False,
+    ) -> Neighbour | None:
+        """Return the best call that differs in wording only, in the same state, or None.
+
+        Args:
+            asked: the call asked for.
+            state: its state key.
+            min_score: overlap of content words, in [0, 1].
+            scenario: breaks ties, before the key does.
+            own_only: only calls observed in that scenario.
+        """
+        ...
+
+    def best(
+        self,
+        asked: Shape,
+        *,
+        min_score: float,
+        state: bytes | None = None,
+        scenario: str | None = None,
+        own_only: bool = False,
+    ) -> Neighbour | None:
+        """Return the nearest call by weighted field overlap, or None below `min_score`.
+
+        Args:
+            asked: the call asked for.
+            min_score: in [0, 1]; 0 takes any call of the tool.
+            state: only calls recorded in this state; None for any.
+            scenario: breaks ties, before the key does.
+            own_only: only calls observed in that scenario.
+        """
+        ...
+
+    def ranked(self, asked: Shape, count: int) -> list[Neighbour]:
+        """Return the `count` nearest calls in any state, best first."""
+        ...
+
+
 class ToolIndex:
-    """The visible successful calls of one tool."""
+    """A `LooseIndex` that is built call by call, in memory."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -104,15 +158,6 @@ class ToolIndex:
         scenario: str | None = None,
         own_only: bool = False,
     ) -> Neighbour | None:
-        """Return the best call that differs in wording only, in the same state, or None.
-
-        Args:
-            asked: the call asked for.
-            state: its state key.
-            min_score: overlap of content words, in [0, 1].
-            scenario: breaks ties, before the key does.
-            own_only: only calls observed in that scenario.
-        """
         if not asked.texts or state not in self._state_ids:
             return None
         bucket = _bucket(asked, state)
@@ -171,15 +216,6 @@ class ToolIndex:
         scenario: str | None = None,
         own_only: bool = False,
     ) -> Neighbour | None:
-        """Return the nearest call by weighted field overlap, or None below `min_score`.
-
-        Args:
-            asked: the call asked for.
-            min_score: in [0, 1]; 0 takes any call of the tool.
-            state: only calls recorded in this state; None for any.
-            scenario: breaks ties, before the key does.
-            own_only: only calls observed in that scenario.
-        """
         if own_only and scenario not in self._by_scenario:
             return None
         if not self._keys or (state is not None and state not in self._state_ids):
@@ -222,7 +258,6 @@ class ToolIndex:
         return Neighbour(key=self._keys[chosen], score=score)
 
     def ranked(self, asked: Shape, count: int) -> list[Neighbour]:
-        """Return the `count` nearest calls in any state, best first. Scans all of them."""
         weighted = match.features(asked)
         scored = [
             (-match.overlap(weighted, match.features(shape)), key)

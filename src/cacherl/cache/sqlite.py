@@ -14,21 +14,23 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall, grown, merged
 from cacherl.cache.key import CANON_VERSION
-from cacherl.cache.store import MAX_DISTINCT
+from cacherl.cache.nearest import LooseIndex
+from cacherl.cache.normalise import Plan
 from cacherl.core.errors import CacheError
+from cacherl.core.tasks import Split
 from cacherl.core.tools import ToolSpec
 
 Mode = Literal["read", "write"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x43524C31  # "CRL1": tells our files from other SQLite files
 _BUSY_S = 30.0
 _SUM_BYTES = 8
@@ -49,6 +51,7 @@ CREATE TABLE observation(
     sum BLOB NOT NULL, times INTEGER NOT NULL,
     PRIMARY KEY (call, sequence)
 );
+CREATE TABLE note(name TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL);
 """
 # `observation` keeps its rowid: WITHOUT ROWID would move 50 MB results through the index pages.
 
@@ -232,34 +235,68 @@ class SqliteStore:
 
     def add(self, call: RecordedCall, observation: Observation) -> bool:
         with self.batch(), self._reported():
-            connection = self._connection()
             number, known = self._call_id(call)
             if number is None:
                 number = self._insert_call(call)
-            entry = self._kept(number, call.key) if known else ()
-            for sequence, kept in enumerate(entry):
-                if observation.repeats(kept.observation):
-                    self._count(number, sequence, call.key, kept.times + 1)
-                    return False
-            if len(entry) >= MAX_DISTINCT:
+            before = self._kept(number, call.key) if known else ()
+            after, is_new = grown(before, observation)
+            self._replace(number, call.key, before, after)
+            return is_new
+
+    def absorb(self, entry: CacheEntry) -> bool:
+        call = entry.call
+        with self.batch(), self._reported():
+            number, known = self._call_id(call)
+            if number is None:
+                number = self._insert_call(call)
+            before = self._kept(number, call.key) if known else ()
+            after = merged(before, entry.kept)
+            self._replace(number, call.key, before, after)
+            return not known or after != before
+
+    def remove(self, call: RecordedCall) -> bool:
+        with self.batch(), self._reported():
+            number, known = self._call_id(call)
+            if not known:
                 return False
-            value = _encoded(observation)
-            connection.execute(
-                "INSERT INTO observation(call, sequence, value, sum, times) VALUES(?,?,?,?,1)",
-                (number, len(entry), value, _value_sum(call.key, len(entry), value, 1)),
-            )
+            connection = self._connection()
+            connection.execute("DELETE FROM observation WHERE call=?", (number,))
+            connection.execute("DELETE FROM call WHERE id=?", (number,))
             return True
 
-    def _count(self, number: int, sequence: int, key: bytes, times: int) -> None:
+    def _replace(
+        self, number: int, key: bytes, before: tuple[Kept, ...], after: tuple[Kept, ...]
+    ) -> None:
+        """Write what differs between two lists of observations."""
         connection = self._connection()
-        where = (number, sequence)
-        value = connection.execute(
-            "SELECT value FROM observation WHERE call=? AND sequence=?", where
-        ).fetchone()[0]
-        connection.execute(
-            "UPDATE observation SET times=?, sum=? WHERE call=? AND sequence=?",
-            (times, _value_sum(key, sequence, value, times), *where),
-        )
+        for sequence, kept in enumerate(after):
+            if sequence < len(before) and before[sequence] == kept:
+                continue
+            value = _encoded(kept.observation)
+            connection.execute(
+                "INSERT INTO observation(call, sequence, value, sum, times) VALUES(?,?,?,?,?) "
+                "ON CONFLICT(call, sequence) DO UPDATE SET value=excluded.value, "
+                "sum=excluded.sum, times=excluded.times",
+                (
+                    number,
+                    sequence,
+                    value,
+                    _value_sum(key, sequence, value, kept.times),
+                    kept.times,
+                ),
+            )
+        if len(after) < len(before):
+            connection.execute(
+                "DELETE FROM observation WHERE call=? AND sequence>=?", (number, len(after))
+            )
+
+    def put_note(self, name: str, value: bytes) -> None:
+        with self.batch(), self._reported():
+            self._connection().execute(
+                "INSERT INTO note(name, value, sum) VALUES(?,?,?) "
+                "ON CONFLICT(name) DO UPDATE SET value=excluded.value, sum=excluded.sum",
+                (name, value, _sum(name, value)),
+            )
 
     def _insert_call(self, call: RecordedCall) -> int:
         cursor = self._connection().execute(
@@ -304,6 +341,39 @@ class SqliteStore:
             for row in rows:
                 self._other(row)
             return None
+
+    def get_many(self, calls: Sequence[RecordedCall]) -> list[CacheEntry | None]:
+        return [self.get(call) for call in calls]
+
+    def note(self, name: str) -> bytes | None:
+        with self._lock, self._reported():
+            rows = self._connection().execute("SELECT value, sum FROM note WHERE name=?", (name,))
+            row = rows.fetchone()
+            if row is None:
+                return None
+            value: bytes = row[0]
+            if _sum(name, value) != row[1]:
+                raise self._damaged(f"the note {name}")
+            return value
+
+    def notes(self) -> tuple[str, ...]:
+        with self._lock, self._reported():
+            rows = self._connection().execute("SELECT name FROM note ORDER BY name")
+            return tuple(row[0] for row in rows)
+
+    def newest(self) -> float | None:
+        times = [
+            at
+            for entry in self.entries()
+            for kept in entry.kept
+            if (at := kept.observation.recorded_at) is not None
+        ]
+        return max(times, default=None)
+
+    def index(
+        self, namespace: str, tool: str, plan: Plan, splits: frozenset[Split]
+    ) -> LooseIndex | None:
+        return None
 
     def by_key(self, key: bytes) -> CacheEntry | None:
         with self._lock, self._reported():

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.entry import (
+    CacheEntry,
+    Kept,
+    Observation,
+    RecordedCall,
+    grown,
+    merged,
+)
+from cacherl.cache.nearest import LooseIndex
+from cacherl.cache.normalise import Plan
+from cacherl.core.tasks import Split
 from cacherl.core.tools import ToolSpec
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-MAX_DISTINCT = 64
-"""Distinct observations kept of one call; later ones are counted nowhere."""
 
 
 class CacheStore(Protocol):
@@ -50,6 +57,10 @@ class CacheStore(Protocol):
         """
         ...
 
+    def get_many(self, calls: Sequence[RecordedCall]) -> list[CacheEntry | None]:
+        """Return what `get` returns for each call, in one round trip where there is one."""
+        ...
+
     def by_key(self, key: bytes) -> CacheEntry | None:
         """Return the first entry with this hash, or None: for showing and for index answers."""
         ...
@@ -60,6 +71,43 @@ class CacheStore(Protocol):
 
     def entries(self) -> Iterator[CacheEntry]:
         """Yield every entry in the order they were first recorded."""
+        ...
+
+    def absorb(self, entry: CacheEntry) -> bool:
+        """Merge an entry of another cache into this one (see `entry.merged`); say whether anything changed."""
+        ...
+
+    def remove(self, call: RecordedCall) -> bool:
+        """Forget exactly this call; say whether it was there. Never on a cache that rollouts read."""
+        ...
+
+    def note(self, name: str) -> bytes | None:
+        """Return what was kept beside the recordings under a name (calibration, settings), or None.
+
+        Raises:
+            CacheError: it was damaged.
+        """
+        ...
+
+    def put_note(self, name: str, value: bytes) -> None:
+        """Keep something beside the recordings; the last value put is the one told."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the names of all notes, sorted."""
+        ...
+
+    def newest(self) -> float | None:
+        """Return the latest `recorded_at` of all observations, or None: no clock may stand before it."""
+        ...
+
+    def index(
+        self, namespace: str, tool: str, plan: Plan, splits: frozenset[Split]
+    ) -> LooseIndex | None:
+        """Return a ready index of the tool's successes in these splits under exactly this plan.
+
+        None where there is no such index: build one.
+        """
         ...
 
     def batch(self) -> contextlib.AbstractContextManager[None]:
@@ -79,6 +127,8 @@ class MemoryStore:
         self._entries: dict[RecordedCall, CacheEntry] = {}
         self._by_key: dict[bytes, list[RecordedCall]] = {}
         self._by_tool: dict[tuple[str, str], list[RecordedCall]] = {}
+        self._notes: dict[str, bytes] = {}
+        self._newest: float | None = None
         self._undo: list[Callable[[], None]] | None = None
 
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
@@ -93,19 +143,65 @@ class MemoryStore:
 
     def add(self, call: RecordedCall, observation: Observation) -> bool:
         entry = self._entries.get(call)
-        kept = () if entry is None else entry.kept
-        for place, known in enumerate(kept):
-            if observation.repeats(known.observation):
-                counted = Kept(observation=known.observation, times=known.times + 1)
-                self._set(call, entry, (*kept[:place], counted, *kept[place + 1 :]))
-                return False
-        if len(kept) >= MAX_DISTINCT:
+        kept, is_new = grown(() if entry is None else entry.kept, observation)
+        self._set(call, entry, kept)
+        return is_new
+
+    def absorb(self, entry: CacheEntry) -> bool:
+        known = self._entries.get(entry.call)
+        kept = merged(() if known is None else known.kept, entry.kept)
+        if known is not None and kept == known.kept:
             return False
-        self._set(call, entry, (*kept, Kept(observation=observation, times=1)))
+        self._set(entry.call, known, kept)
         return True
+
+    def remove(self, call: RecordedCall) -> bool:
+        entry = self._entries.get(call)
+        if entry is None:
+            return False
+        places = self._by_key[call.key], self._by_tool[call.namespace, call.tool]
+        if self._undo is not None:
+            spots = [calls.index(call) for calls in places]
+            self._undo.append(functools.partial(self._put_back, entry, spots))
+        del self._entries[call]
+        for calls in places:
+            calls.remove(call)
+        return True
+
+    def _put_back(self, entry: CacheEntry, spots: Sequence[int]) -> None:
+        call = entry.call
+        self._entries[call] = entry
+        for calls, spot in zip(
+            (self._by_key[call.key], self._by_tool[call.namespace, call.tool]), spots, strict=True
+        ):
+            calls.insert(spot, call)
+
+    def note(self, name: str) -> bytes | None:
+        return self._notes.get(name)
+
+    def put_note(self, name: str, value: bytes) -> None:
+        before = self._notes.get(name)
+        self._notes[name] = value
+        if self._undo is not None:
+            self._undo.append(functools.partial(_restore, self._notes, name, before))
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._notes))
+
+    def newest(self) -> float | None:
+        return self._newest
+
+    def index(
+        self, namespace: str, tool: str, plan: Plan, splits: frozenset[Split]
+    ) -> LooseIndex | None:
+        return None
 
     def _set(self, call: RecordedCall, before: CacheEntry | None, kept: tuple[Kept, ...]) -> None:
         self._entries[call] = CacheEntry(call=call, kept=kept)
+        times = [at for each in kept if (at := each.observation.recorded_at) is not None]
+        self._newest = max(
+            [*times, *([] if self._newest is None else [self._newest])], default=None
+        )
         if before is None:
             self._by_key.setdefault(call.key, []).append(call)
             self._by_tool.setdefault((call.namespace, call.tool), []).append(call)
@@ -120,6 +216,9 @@ class MemoryStore:
 
     def get(self, call: RecordedCall) -> CacheEntry | None:
         return self._entries.get(call)
+
+    def get_many(self, calls: Sequence[RecordedCall]) -> list[CacheEntry | None]:
+        return [self._entries.get(call) for call in calls]
 
     def by_key(self, key: bytes) -> CacheEntry | None:
         calls = self._by_key.get(key)

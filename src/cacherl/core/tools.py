@@ -52,6 +52,8 @@ class Source(enum.StrEnum):
     LIVE = "live"
     IMPORTED = "imported"
     """Read from somebody else's trajectories; live there, as far as we know."""
+    TEACHER = "teacher"
+    """Written by a large model that played the tool."""
     SIMULATED = "simulated"
     LOOP = "loop"
     """The agent loop itself refused the call (malformed, unknown tool, invalid arguments). It does so

@@ -7,9 +7,8 @@ wrong, 130 interrupted (what was done is kept; run the same command again).
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,53 +26,22 @@ from rich.progress import (
 from rich.table import Table
 
 from cacherl import __version__
-from cacherl.core.errors import CacheRLError, DataError, ModelError
+from cacherl.cli.cache import cache as cache_commands
+from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
+from cacherl.core.errors import DataError, ModelError
 from cacherl.core.tasks import Split
 from cacherl.experiment import EvaluateSection, LimitsSection, Stage, WorldSection
 from cacherl.render import Template
 
 
-class _Group(click.Group):
-    """Turns every `CacheRLError` into one line and its exit code; anything else keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CacheRLError as error:
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo(
-                "Interrupted. What was done is kept; run the same command to go on.", err=True
-            )
-            ctx.exit(130)
-
-
-def example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add an example to a command's help. `tests/test_cli.py` holds every command to having one."""
-
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__doc__ = f"{function.__doc__}\n\nExample:\n\n\b\n    {text}\n"
-        return function
-
-    return add
-
-
-def as_json(value: Any) -> str:
-    """Return a value as indented JSON for machines."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-
-
-FILE = click.Path(exists=False, dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-JSON = click.option("--json", "json_out", is_flag=True, help="Print JSON for machines.")
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cacherl")
 @example("cacherl run recipes/quickstart.toml")
 def main() -> None:
     """Train small models that call tools, from cached tool results."""
+
+
+main.add_command(cache_commands)
 
 
 # ---- run ---------------------------------------------------------------------------------------
@@ -452,111 +420,6 @@ def replay(folder: Path, json_out: bool) -> None:
         )
 
 
-# ---- cache -------------------------------------------------------------------------------------
-
-
-@main.group(cls=_Group)
-@example("cacherl cache stats runs/quickstart/cache/train.sqlite")
-def cache() -> None:
-    """Look into a cache of tool results."""
-
-
-@cache.command("stats")
-@click.argument("path", type=FILE)
-@JSON
-@example("cacherl cache stats runs/quickstart/cache/train.sqlite")
-def cache_stats(path: Path, json_out: bool) -> None:
-    """Count what is recorded in PATH, per tool; every checksum is verified on the way."""
-    from cacherl.cache.queries import stats
-
-    found = stats(path)
-    if json_out:
-        click.echo(as_json(found))
-        return
-    click.echo(
-        f"{path}: {found.calls} calls, {found.observations} distinct answers, {found.repeats} repeats, "
-        f"{found.scenarios} scenarios"
-    )
-    click.echo("splits: " + ", ".join(f"{k} {v}" for k, v in found.by_split.items()))
-    table = Table("tool", "calls", "answers", "errors", "contradictions")
-    for tool in found.tools:
-        table.add_row(
-            tool.tool,
-            str(tool.calls),
-            str(tool.observations),
-            str(tool.errors),
-            str(tool.contradictions),
-        )
-    Console().print(table)
-
-
-def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--namespace", help="Needed only where several namespaces have the tool."),
-        click.option("--state", default="", help="The state key (hex); empty before any write."),
-        click.argument("arguments"),
-        click.argument("tool"),
-        click.argument("path", type=FILE),
-    ):
-        function = option(function)
-    return function
-
-
-@cache.command("lookup")
-@_call_options
-@JSON
-@example(
-    """cacherl cache lookup imports/airline/cache.sqlite get_user_details '{"user_id": "mia_li_3668"}'"""
-)
-def cache_lookup(
-    path: Path, tool: str, arguments: str, namespace: str | None, state: str, json_out: bool
-) -> None:
-    """Look up one call of TOOL with ARGUMENTS (a JSON object) in PATH."""
-    from cacherl.cache.queries import lookup
-
-    hit = lookup(path, tool, arguments, namespace=namespace, state=state)
-    if json_out:
-        click.echo(as_json(hit))
-        return
-    score = f", score {hit.score:.2f}" if hit.score is not None else ""
-    click.echo(
-        f"{hit.tier.value}{score}" + ("" if hit.state_matched else ", recorded in another state")
-    )
-    if hit.matched_arguments:
-        click.echo(f"matched  {hit.matched_arguments}")
-    for rule in hit.fired:
-        click.echo(f"rule     {rule}")
-    if hit.observation is not None:
-        click.echo(hit.observation.text)
-
-
-@cache.command("explain")
-@_call_options
-@JSON
-@example(
-    """cacherl cache explain imports/airline/cache.sqlite get_user_details '{"user_id": "mia_li_3669"}'"""
-)
-def cache_explain(
-    path: Path, tool: str, arguments: str, namespace: str | None, state: str, json_out: bool
-) -> None:
-    """Say why a lookup in PATH finds what it finds, and what came closest."""
-    from cacherl.cache.queries import explain
-
-    found = explain(path, tool, arguments, namespace=namespace, state=state)
-    if json_out:
-        click.echo(as_json(found))
-        return
-    click.echo(f"{found.tool} {found.arguments}")
-    click.echo("kinds    " + ", ".join(f"{name}: {kind}" for name, kind in found.kinds.items()))
-    click.echo(
-        f"tier     {found.hit.tier.value}; the same arguments in other states: {found.other_states}"
-    )
-    for near in found.closest:
-        why = f"; not fuzzy: {near.not_fuzzy}" if near.not_fuzzy else ""
-        differs = ", ".join(near.differs) or "nothing"
-        click.echo(f"closest  {near.score:.2f}  {near.arguments}  differs in {differs}{why}")
-
-
 # ---- tasks -------------------------------------------------------------------------------------
 
 
@@ -620,7 +483,3 @@ def _solved(world: Any, task: Any) -> Sequence[str]:
             case _:
                 pass
     return lines
-
-
-if __name__ == "__main__":
-    sys.exit(main())
