@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 from cacherl.cache.normalise import Kind, Shape
 
@@ -39,6 +40,8 @@ _TOKEN = re.compile(
 )
 _QUOTED = re.compile(r"\"([^\"]*)\"|“([^”]*)”|«\s*([^»]*?)\s*»|`([^`]*)`|(?<!\w)'([^']*)'(?!\w)")
 _SENTENCE_END = re.compile(r"[.!?:;]\s*$")
+# Without one of these signs a text holds neither a quotation nor a sign of code (`SQL` in capitals).
+_ODD = re.compile(r"[\"“«`'{}\[\]\\;|=>&(<]|[A-Z]{4}")
 _CODE_SIGNS = re.compile(
     r"[{}\[\]\\;|]|==|=>|->|&&|\w\(|</?\w+>|\b(?:SELECT|INSERT|UPDATE|DELETE|FROM|WHERE)\b"
 )
@@ -85,8 +88,7 @@ _DIRECTIONS = _lexicon(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextProfile:
+class TextProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What a text says, as far as matching cares."""
 
     stems: frozenset[str]
@@ -117,43 +119,82 @@ _ELISION = re.compile(r"(?:[ldjmtscn]|qu)['’](?=\w)", re.IGNORECASE)
 def _profile(text: str) -> TextProfile:
     order: list[str] = []
     guarded: list[str] = []
-    names: set[str] = set()
+    names: list[str] = []
     negations = 0
     directed = False
-    for found in _TOKEN.finditer(text):
-        word = found.group()
-        elision = _ELISION.match(word)  # d'Oslo, n'ai
-        if elision is not None:
-            negations += word[0] in "nN"
-            directed = directed or word[0] in "dD"
-            word = word[elision.end() :]
-        folded = word.casefold().replace("’", "'")
-        stem = _stem(folded)
-        if folded.endswith("n't") or folded in _NEGATIONS:
-            negations += 1
-        if folded in _DIRECTIONS:
-            directed = True
-        plain = word.isalpha()
-        digits = not plain and any(sign.isdigit() for sign in word)
-        if digits or not word[0].isalnum() or folded in _NUMBER_WORDS or stem in _CALENDAR:
-            guarded.append(folded)
-        if folded in _VACUOUS or stem in _VACUOUS or not word[0].isalnum():
+    for written in _TOKEN.findall(text):
+        word = _word(written)
+        if word.plain:
+            order.append(word.stem)
             continue
-        if digits or word[0].isupper() or (not plain and any(sign in word for sign in "@_#/")):
-            names.add(stem)
-        order.append(stem)
-    quoted = tuple(
-        sorted("".join(part or "" for part in found).casefold() for found in _QUOTED.findall(text))
-    )
+        negations += word.negations
+        directed = directed or word.directed
+        if word.guarded is not None:
+            guarded.append(word.guarded)
+        if word.content:
+            order.append(word.stem)
+            if word.name:
+                names.append(word.stem)
+    # Two searches that hardly ever find anything, and cost as much as all the rest: ask first.
+    odd = _ODD.search(text) is not None
     return TextProfile(
         stems=frozenset(order),
         order=tuple(order),
-        guarded=tuple(sorted(guarded)),
+        guarded=tuple(sorted(guarded)) if guarded else (),
         negations=negations,
-        quoted=quoted,
+        quoted=_quotations(text) if odd else (),
         names=frozenset(names),
         directed=directed,
-        code=bool(_CODE_SIGNS.search(text)),
+        code=odd and _CODE_SIGNS.search(text) is not None,
+    )
+
+
+def _quotations(text: str) -> tuple[str, ...]:
+    return tuple(
+        sorted("".join(part or "" for part in found).casefold() for found in _QUOTED.findall(text))
+    )
+
+
+class _Word(msgspec.Struct, frozen=True, kw_only=True):
+    """What one word contributes to a profile."""
+
+    stem: str
+    plain: bool
+    """Nothing but a content word."""
+    content: bool
+    name: bool
+    directed: bool
+    negations: int
+    guarded: str | None
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _word(word: str) -> _Word:
+    negations = 0
+    directed = False
+    elision = _ELISION.match(word)  # d'Oslo, n'ai
+    if elision is not None:
+        negations += word[0] in "nN"
+        directed = word[0] in "dD"
+        word = word[elision.end() :]
+    folded = word.casefold().replace("’", "'")
+    stem = _stem(folded)
+    negations += folded.endswith("n't") or folded in _NEGATIONS
+    directed = directed or folded in _DIRECTIONS
+    alpha = word.isalpha()
+    digits = not alpha and any(sign.isdigit() for sign in word)
+    symbol = not word[0].isalnum()
+    guarded = digits or symbol or folded in _NUMBER_WORDS or stem in _CALENDAR
+    content = not (folded in _VACUOUS or stem in _VACUOUS or symbol)
+    name = digits or word[0].isupper() or (not alpha and any(sign in word for sign in "@_#/"))
+    return _Word(
+        stem=stem,
+        plain=content and not (name or directed or negations or guarded),
+        content=content,
+        name=name,
+        directed=directed,
+        negations=negations,
+        guarded=folded if guarded else None,
     )
 
 
@@ -171,8 +212,7 @@ def _stem(word: str) -> str:
     return word
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Whether two things may match, and why not."""
 
     score: float

@@ -12,8 +12,7 @@ import functools
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -59,16 +58,14 @@ COERCIONS = frozenset({Rule.NUMBER_FROM_STRING, Rule.ENUM_CASE, Rule.NULL_DROPPE
 of such a call says nothing about its normal form."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fired:
+class Fired(msgspec.Struct, frozen=True, kw_only=True):
     """One rule that rewrote one place."""
 
     rule: Rule
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NormalCall:
+class NormalCall(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments in normal form."""
 
     arguments: JsonObject
@@ -77,8 +74,7 @@ class NormalCall:
     fired: tuple[Fired, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One identity leaf of the arguments."""
 
     path: str
@@ -88,8 +84,7 @@ class Field:
     """The value as canonical JSON text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """Normal arguments as matching sees them."""
 
     gate: bytes
@@ -146,6 +141,21 @@ class _Log:
         self.fired.append(Fired(rule=rule, path=path))
 
 
+class _Fast(enum.Enum):
+    """Which strings of a place are in normal form already, at a glance."""
+
+    NEVER = enum.auto()
+    VERBATIM = enum.auto()
+    """All of them."""
+    ASCII = enum.auto()
+    TIDY = enum.auto()
+    """Printable ASCII with single spaces inside only."""
+    DAY = enum.auto()
+    """Tidy ones without a time of day."""
+    WORD = enum.auto()
+    """A lower-case word of the enum."""
+
+
 class _Node:
     """The compiled rules of one place in the arguments."""
 
@@ -155,6 +165,7 @@ class _Node:
         "default",
         "defaults",
         "enum_by_fold",
+        "fast",
         "items",
         "kind",
         "null_means",
@@ -180,6 +191,23 @@ class _Node:
         """An explicit null is allowed and differs from leaving the parameter out."""
         self.unordered = False
         self.volatile = kind is Kind.VOLATILE
+        self.fast = _Fast.NEVER
+
+    def settle(self) -> _Node:
+        """Decide how little can be done for the strings that models usually write. Call once, when complete."""
+        if self.volatile or self.coerce is not None:
+            self.fast = _Fast.NEVER
+        elif self.kind is Kind.CODE:
+            self.fast = _Fast.VERBATIM
+        elif self.enum_by_fold is not None:
+            self.fast = _Fast.WORD
+        elif self.kind is Kind.DATE:
+            self.fast = _Fast.DAY
+        elif self.writes and self.kind is Kind.TEXT:
+            self.fast = _Fast.ASCII
+        else:
+            self.fast = _Fast.TIDY
+        return self
 
     # ---- rewriting
 
@@ -187,7 +215,7 @@ class _Node:
         if isinstance(value, str):
             return self._string(value, path, log)
         if isinstance(value, dict):
-            return self._object(value, path, log)
+            return self.apply_object(value, path, log)
         if isinstance(value, list | tuple):
             return self._array(value, path, log)
         if isinstance(value, float):
@@ -229,10 +257,35 @@ class _Node:
                 return form
         return value
 
-    def _object(self, value: Mapping[str, Any], path: str, log: _Log) -> JsonObject:
+    def apply_object(self, value: Mapping[str, Any], path: str, log: _Log) -> JsonObject:
         out: JsonObject = {}
+        properties = self.properties
         for name, member in value.items():
-            node = self.member(name)
+            # Most members need no rewriting at all: see that for the price of a few comparisons.
+            node = properties.get(name) or self.member(name)
+            kind = type(member)
+            if kind is str:
+                fast = node.fast
+                if fast is _Fast.TIDY or (fast is _Fast.DAY and len(member) <= 10):
+                    if (
+                        member.isascii()
+                        and member.isprintable()
+                        and "  " not in member
+                        and member[:1] != " "
+                        and member[-1:] != " "
+                    ):
+                        out[name] = member
+                        continue
+                elif fast is _Fast.WORD:
+                    if node.enum_by_fold and node.enum_by_fold.get(member) == member:
+                        out[name] = member
+                        continue
+                elif fast is _Fast.VERBATIM or (fast is _Fast.ASCII and member.isascii()):
+                    out[name] = member
+                    continue
+            elif (kind is int or kind is bool) and not node.volatile:
+                out[name] = member
+                continue
             here = f"{path}.{name}" if path else name
             if node.volatile:
                 log.add(Rule.VOLATILE_DROPPED, here)
@@ -262,32 +315,39 @@ class _Node:
         return self.properties.get(name) or self.additional or _bare(name, self.writes)
 
     def item(self) -> _Node:
-        return self.items or _Node(self.kind, writes=self.writes)
+        return self.items or _Node(self.kind, writes=self.writes).settle()
 
     # ---- reading
 
-    def leaves(self, value: Any, path: str, place: str) -> Iterator[tuple[str, str, Kind, Any]]:
-        """Yield (path, numbered place, kind, value) of every leaf."""
+    def walk(
+        self,
+        value: Any,
+        path: str,
+        place: str,
+        texts: list[tuple[str, str]],
+        fields: list[Field],
+    ) -> Any:
+        """Collect the leaves and return the value with every text replaced by one and the same mark."""
         if isinstance(value, dict) and value:
+            gate = {}
             for name, member in value.items():
-                yield from self.member(name).leaves(
-                    member, f"{path}.{name}" if path else name, f"{place}.{name}" if place else name
-                )
-        elif isinstance(value, list) and value:
-            node = self.item()
-            for number, item in enumerate(value):
-                yield from node.leaves(item, f"{path}[]", f"{place}[{number}]")
-        else:
-            yield path, place, self._kind_of(value), value
-
-    def gate(self, value: Any) -> Any:
-        """Return the value with every text replaced by one and the same mark."""
-        if isinstance(value, dict):
-            return {name: self.member(name).gate(member) for name, member in value.items()}
-        if isinstance(value, list):
-            node = self.item()
-            return [node.gate(item) for item in value]
-        return _TEXT_MARK if self._kind_of(value) is Kind.TEXT else value
+                node = self.member(name)
+                here = f"{path}.{name}" if path else name
+                there = f"{place}.{name}" if place else name
+                gate[name] = node.walk(member, here, there, texts, fields)
+            return gate
+        if isinstance(value, list) and value:
+            node, here = self.item(), f"{path}[]"
+            return [
+                node.walk(item, here, f"{place}[{number}]", texts, fields)
+                for number, item in enumerate(value)
+            ]
+        kind = self._kind_of(value)
+        if kind is Kind.TEXT:
+            texts.append((place, value))
+            return _TEXT_MARK
+        fields.append(Field(path=path, kind=kind, token=canonical_json(value).decode()))
+        return value
 
     def _kind_of(self, value: Any) -> Kind:
         if isinstance(value, str):
@@ -318,7 +378,7 @@ class Plan:
         Idempotent: normal arguments come back as they are, with no rule fired.
         """
         log = _Log()
-        value = self._root.apply(dict(arguments), "", log)
+        value = self._root.apply_object(arguments, "", log)
         return NormalCall(
             arguments=value,
             canonical=encode_folded(value, odd=log.odd),
@@ -329,17 +389,9 @@ class Plan:
         """Return what matching compares, of arguments in normal form."""
         texts: list[tuple[str, str]] = []
         fields: list[Field] = []
-        for path, place, kind, value in self._root.leaves(arguments, "", ""):
-            if not path:
-                continue  # no arguments at all
-            if kind is Kind.TEXT:
-                texts.append((place, value))
-            else:
-                token = canonical_json(value).decode()
-                fields.append(Field(path=path, kind=kind, token=token))
-        gate = canonical_json(self._root.gate(arguments))
+        gate = self._root.walk(arguments, "", "", texts, fields) if arguments else {}
         texts.sort()
-        return Shape(gate=gate, texts=tuple(texts), fields=tuple(fields))
+        return Shape(gate=canonical_json(gate), texts=tuple(texts), fields=tuple(fields))
 
     def kinds(self) -> dict[str, str]:
         """Return the declared or inferred kind of each parameter, for people to check."""
@@ -403,7 +455,7 @@ class _Compiler:
             if "x-kind" in schema and "x-kind" not in items:
                 items = {**items, "x-kind": schema["x-kind"]}
             node.items = self.node(items, name, above)
-        return node
+        return node.settle()
 
     def _members(
         self, node: _Node, properties: JsonObject, required: Sequence[str], above: tuple[str, ...]
@@ -472,8 +524,8 @@ class _Compiler:
 def _bare(name: str, writes: bool) -> _Node:
     """Return the rules of a parameter that no schema describes."""
     if name == "_meta":
-        return _Node(Kind.VOLATILE, writes=writes)
-    return _Node(_kind_by_name(name), writes=writes)
+        return _Node(Kind.VOLATILE, writes=writes).settle()
+    return _Node(_kind_by_name(name), writes=writes).settle()
 
 
 def _words(name: str) -> list[str]:
