@@ -3,160 +3,102 @@
 from __future__ import annotations
 
 import contextlib
-import enum
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from cacherl.cache import match
+from cacherl.cache.canonical import canonical_json
+from cacherl.cache.draws import Draw, pick
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.nearest import Neighbour, ToolIndex
+from cacherl.cache.hit import (
+    EVERY_SPLIT,
+    EVERYTHING_VISIBLE,
+    Closest,
+    Explanation,
+    Hit,
+    Scope,
+    Viewpoint,
+)
+from cacherl.cache.nearest import LooseIndex, ToolIndex
 from cacherl.cache.normalise import (
     COERCIONS,
     Fired,
     NormalCall,
     Plan,
+    Shape,
     is_writer,
     plan_of,
 )
+from cacherl.cache.settings import NO_SETTINGS, DrawPolicy, Settings, ToolRules
 from cacherl.cache.sqlite import Mode, SqliteStore
 from cacherl.cache.state import NO_WRITES, StateOverlay
+from cacherl.cache.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.store import CacheStore, MemoryStore
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall
-from cacherl.core.records import Record
+from cacherl.core.records import JsonObject, Record
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import Trajectory
 
-EVERY_SPLIT = frozenset(Split)
-_MAX_REMEMBERED = 1 << 16
+__all__ = [
+    "EVERYTHING_VISIBLE",
+    "EVERY_SPLIT",
+    "CacheStats",
+    "Closest",
+    "Draw",
+    "Explanation",
+    "Hit",
+    "Recorded",
+    "Scope",
+    "ToolCache",
+    "ToolStats",
+    "Viewpoint",
+]
+
+Clock = Callable[[], float]
+"""Seconds since 1970 UTC."""
+
+FIRST_DRAW = Draw()
+
+_MAX_REMEMBERED = 1 << 14
+_MAX_REMEMBERED_TEXT = (
+    1 << 16
+)  # characters: one 50 MB result must not fill the memory of every worker
+_MAX_PLANS = 1 << 16
+_MAX_TRIED = 64
 
 
-class Scope(enum.StrEnum):
-    """What an observation from another scenario (another world instance) is worth."""
-
-    GLOBAL = "global"
-    """All scenarios stand on the same data: as good as one's own, unless they contradict one another."""
-    SCENARIO = "scenario"
-    """Each scenario has data of its own: never EXACT or FUZZY, at most BEST_EFFORT in another state."""
+def wall_clock() -> float:
+    """Return seconds since 1970 UTC."""
+    return datetime.now(UTC).timestamp()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """Which of several observations a call gets: a pure function of these and the key."""
+class Redactor(Protocol):
+    """Takes secrets out of what is kept and, by the same rule, out of what is asked."""
 
-    seed: int = 0
-    rollout: int = 0
-    occurrence: int = 0
-    """How often this episode has made the same call in the same state before."""
+    def arguments(self, arguments: Mapping[str, Any]) -> JsonObject:
+        """Return the arguments without secrets. Idempotent."""
+        ...
 
-    def pick(self, key: bytes, total: int) -> int:
-        """Return a place in [0, total). The same on every machine and in every process."""
-        if total == 1:
-            return 0
-        said = f"{self.seed}|{self.rollout}|{self.occurrence}|".encode() + key
-        return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "big") % total
+    def text(self, text: str) -> str:
+        """Return a text without secrets; JSON stays JSON. Idempotent."""
+        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Viewpoint:
-    """Who asks: what may be seen, and what is preferred."""
+class Trust(Protocol):
+    """How often answers like this one turned out to be what the live tool says."""
 
-    scenario: str | None = None
-    """Observations of this scenario come first."""
-    splits: frozenset[Split] = EVERY_SPLIT
-    """Observations of other splits do not exist, under any tier."""
-    scope: Scope = Scope.GLOBAL
-    fuzzy_min_score: float = match.FUZZY_MIN_SCORE
-    best_effort_min_score: float = match.BEST_EFFORT_MIN_SCORE
-
-
-EVERYTHING_VISIBLE = Viewpoint()
-
-
-class Hit(Record, frozen=True, kw_only=True):
-    """What a lookup found."""
-
-    tier: Tier
-    """EXACT, FUZZY, BEST_EFFORT or MISS."""
-    key: str | None = None
-    """The entry that answers (hex); the key that was asked for on a MISS."""
-    observation: Observation | None = None
-    """None on a MISS."""
-    score: float | None = None
-    """The match score of a loose tier."""
-    state_matched: bool = True
-    scenario_matched: bool = True
-    """False when the answer comes from another scenario than the one asked for."""
-    matched_arguments: str | None = None
-    """The normal arguments of the recorded call, as canonical JSON."""
-    fired: tuple[str, ...] = ()
-    """Normalisation rules that rewrote the call, each with its place."""
-    observations: int = 0
-    """Observations to draw from, repeats included."""
-    drawn: int = 0
-    """Which of the entry's distinct observations answers, in recorded order."""
-
-
-class Closest(Record, frozen=True, kw_only=True):
-    """A recorded call near the one asked for."""
-
-    key: str
-    arguments: str
-    score: float
-    state_matched: bool
-    differs: tuple[str, ...]
-    """Paths of the arguments that differ."""
-    not_fuzzy: str | None
-    """Why it is no FUZZY match; None where only the state or an earlier tier stood in the way."""
-
-
-class Explanation(Record, frozen=True, kw_only=True):
-    """Why a lookup found what it found."""
-
-    tool: str
-    arguments: str
-    """In normal form."""
-    kinds: dict[str, str]
-    """The kind of each parameter, as declared or inferred."""
-    state: str
-    hit: Hit
-    other_states: int
-    """Recordings of the same arguments in other states."""
-    closest: tuple[Closest, ...]
-
-
-class ToolStats(Record, frozen=True, kw_only=True):
-    """What is recorded of one tool."""
-
-    namespace: str
-    tool: str
-    calls: int
-    observations: int
-    errors: int
-    contradictions: int
-    """Calls that one scenario answered in two ways: not deterministic, or effects misdeclared."""
-    scenario_bound: int
-    """Calls that two scenarios answered differently."""
-
-
-class CacheStats(Record, frozen=True, kw_only=True):
-    """What is recorded."""
-
-    path: str
-    calls: int
-    observations: int
-    """Distinct ones."""
-    repeats: int
-    """Observations that said what was known already."""
-    scenarios: int
-    by_split: dict[str, int]
-    by_source: dict[str, int]
-    tools: tuple[ToolStats, ...]
+    def fidelity(
+        self, namespace: str, tool: str, tier: Tier, score: float | None, state_matched: bool
+    ) -> float | None:
+        """Return P(same result as live), in [0, 1], or None where nobody measured it."""
+        ...
 
 
 class Recorded(Record, frozen=True, kw_only=True):
@@ -179,25 +121,63 @@ class ToolCache:
     a running rollout.
     """
 
-    def __init__(self, store: CacheStore, *, name: str = ":memory:") -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        *,
+        name: str = ":memory:",
+        settings: Settings | None = None,
+        redactor: Redactor | None = None,
+        clock: Clock = wall_clock,
+    ) -> None:
+        """Stand on a store.
+
+        Args:
+            store: where the recordings are.
+            name: for messages.
+            settings: what people say of the tools; None takes those kept in the store.
+            redactor: goes over everything before it is hashed, kept or asked.
+            clock: when recordings are made, and how old they are.
+        """
         self.name = name
+        self.redactor = redactor
         self._store = store
-        self._remember = isinstance(store, SqliteStore)
+        self._clock = clock
+        self._newest: float | None = None
+        self._settings = _kept_settings(store) if settings is None else settings
+        self._trust: Trust | None = _kept_trust(store)
+        self._remember = not isinstance(store, MemoryStore)
         self._remembered: dict[bytes, CacheEntry] = {}
-        self._indexes: dict[tuple[str, str, frozenset[Split], Plan], ToolIndex] = {}
+        self._indexes: dict[tuple[str, str, frozenset[Split], Plan], LooseIndex] = {}
+        self._match_plans: dict[tuple[str, int], tuple[ToolSpec, Plan]] = {}
         self._plans: dict[int, tuple[ToolSpec, Plan]] = {}
+        self._effective: dict[tuple[str, int], tuple[ToolSpec, ToolSpec]] = {}
+        self._rules: dict[tuple[str, str], ToolRules] = {}
         self._declared: dict[tuple[str, str], ToolSpec] = {}
 
     @classmethod
-    def open(cls, path: Path | str, *, mode: Mode = "read") -> ToolCache:
-        """Open a cache; `:memory:` is a new one that ends with the process.
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        mode: Mode = "read",
+        settings: Settings | None = None,
+        redactor: Redactor | None = None,
+        clock: Clock = wall_clock,
+    ) -> ToolCache:
+        """Open a cache file, a frozen snapshot, or `:memory:`, a new cache that ends with the process.
 
         Raises:
             CacheError: there is no such cache (read), it is damaged, newer or something else.
         """
-        if str(path) == ":memory:":
-            return cls(MemoryStore())
-        return cls(SqliteStore(Path(path), mode=mode), name=str(path))
+        store: CacheStore = (
+            MemoryStore() if str(path) == ":memory:" else SqliteStore(Path(path), mode=mode)
+        )
+        try:
+            return cls(store, name=str(path), settings=settings, redactor=redactor, clock=clock)
+        except BaseException:
+            store.close()
+            raise
 
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
@@ -216,16 +196,71 @@ class ToolCache:
 
     # ---- identity
 
+    @property
+    def settings(self) -> Settings:
+        """What people say of the tools."""
+        return self._settings
+
+    @property
+    def trust(self) -> Trust | None:
+        """The calibration in force, if there is one."""
+        return self._trust
+
+    def effective(self, namespace: str, spec: ToolSpec) -> ToolSpec:
+        """Return the tool as the settings see it; every other method but `find` does so by itself."""
+        name = (namespace, id(spec))
+        known = self._effective.get(name)
+        if known is not None and known[0] is spec:
+            return known[1]
+        if len(self._effective) >= _MAX_PLANS:
+            self._effective.clear()
+        seen = self._settings.applied(namespace, spec)
+        self._effective[name] = (spec, seen)
+        self._effective[namespace, id(seen)] = (seen, seen)
+        return seen
+
     def plan(self, spec: ToolSpec) -> Plan:
-        """Return the tool's normalisation, compiled once."""
+        """Return the normalisation of an effective tool, compiled once."""
         known = self._plans.get(id(spec))
         if known is not None and known[0] is spec:
             return known[1]
-        if len(self._plans) >= _MAX_REMEMBERED:
+        if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         plan = plan_of(spec)
         self._plans[id(spec)] = (spec, plan)
         return plan
+
+    def match_plan(self, namespace: str, spec: ToolSpec) -> Plan:
+        """Return the plan by which an effective tool's calls are compared loosely.
+
+        Where the schema leaves parameters undescribed, their kinds are inferred from what was
+        recorded when the tool was first looked up. That never changes a key.
+        """
+        name = (namespace, id(spec))
+        known = self._match_plans.get(name)
+        if known is not None and known[0] is spec:
+            return known[1]
+        plan = plan_of(spec)
+        self._match_plans[name] = (spec, plan)
+        return plan
+
+    def _sample(self, namespace: str, tool: str) -> Iterator[JsonObject]:
+        for entry in self._store.by_tool(namespace, tool):
+            yield entry.call.arguments
+
+    def normal(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> NormalCall:
+        """Return the arguments of an effective tool in normal form, without secrets."""
+        if self.redactor is not None:
+            arguments = self.redactor.arguments(arguments)
+        return self.plan(spec).normal(arguments)
+
+    def rules(self, namespace: str, tool: str) -> ToolRules:
+        """Return what the settings say of a tool."""
+        name = (namespace, tool)
+        rules = self._rules.get(name)
+        if rules is None:
+            rules = self._rules[name] = self._settings.rules(namespace, tool)
+        return rules
 
     def spec(self, namespace: str, tool: str) -> ToolSpec:
         """Return a recorded tool's declaration.
@@ -255,48 +290,73 @@ class ToolCache:
         state_key: bytes = NO_WRITES,
         scenario: str,
         split: Split,
+        recorded_at: float | None = None,
+        occurrence: int = 0,
     ) -> bool:
         """Keep a tool's own answer; return whether it is kept (now or already).
 
         Not kept: the loop's refusals, replayed and missed answers, transient failures, and
         validation errors of arguments that normalisation would have mended.
+
+        Args:
+            namespace: whose tool it is.
+            spec: the tool as it declares itself.
+            call: what it was asked.
+            result: what it answered.
+            state_key: where the call stood, by `StateOverlay.state`.
+            scenario: the world instance.
+            split: who may see it.
+            recorded_at: seconds since 1970 UTC; None asks the clock.
+            occurrence: how often the episode had made this call in this state before.
         """
-        normal = self.plan(spec).normal(call.arguments)
-        return self._record(namespace, spec, normal, result, state_key, scenario, split)[0]
+        spec = self.effective(namespace, spec)
+        made = _Made(
+            normal=self.normal(spec, call.arguments),
+            arguments=call.arguments,
+            state_key=state_key,
+            scenario=scenario,
+            split=split,
+            recorded_at=self._clock() if recorded_at is None else recorded_at,
+            occurrence=occurrence,
+        )
+        return self._record(namespace, spec, made, result)[0]
 
     def _record(
-        self,
-        namespace: str,
-        spec: ToolSpec,
-        normal: NormalCall,
-        result: ToolResult,
-        state_key: bytes,
-        scenario: str,
-        split: Split,
+        self, namespace: str, spec: ToolSpec, made: _Made, result: ToolResult
     ) -> tuple[bool, bool]:
+        normal = made.normal
         if not _is_tools_own(result) or _is_mended_refusal(normal, result):
             return False, False
         self._declare(namespace, spec)
-        recorded = RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
+        recorded = RecordedCall.of(namespace, spec.name, normal.canonical, made.state_key)
         error_class = result.error_class or ErrorClass.UNKNOWN
+        arguments, text = made.arguments, result.text
+        if self.redactor is not None:
+            arguments, text = self.redactor.arguments(arguments), self.redactor.text(text)
         new = self._store.add(
             recorded,
             Observation(
-                text=result.text,
+                text=text,
                 is_error=result.is_error,
                 error_class=error_class if result.is_error else None,
                 source=result.source or Source.LIVE,
-                scenario=scenario,
-                split=split,
+                scenario=made.scenario,
+                split=made.split,
                 latency_s=result.latency_s,
+                recorded_at=made.recorded_at,
+                occurrence=made.occurrence,
+                asked=canonical_json(dict(arguments)).decode() if normal.fired else None,
             ),
         )
         self._remembered.pop(recorded.key, None)
+        if made.recorded_at is not None and self._newest is not None:
+            self._newest = max(self._newest, made.recorded_at)
         if new and not result.is_error:
-            for (space, tool, splits, plan), index in self._indexes.items():
-                same = (space, tool) == (namespace, spec.name) and plan is self.plan(spec)
-                if same and split in splits:
-                    index.add(recorded.key, normal.arguments, state_key, (scenario,))
+            for (space, tool, splits, _), index in self._indexes.items():
+                same = (space, tool) == (namespace, spec.name) and made.split in splits
+                # Only what was built here can grow; a ready index belongs to a store that is frozen.
+                if same and isinstance(index, ToolIndex):
+                    index.add(recorded.key, normal.arguments, made.state_key, (made.scenario,))
         return True, new
 
     def _declare(self, namespace: str, spec: ToolSpec) -> None:
@@ -305,17 +365,25 @@ class ToolCache:
             self._store.put_tool(namespace, spec)
             self._declared[name] = spec
 
-    def record_trajectory(self, task: Task, trajectory: Trajectory) -> Recorded:
+    def record_trajectory(
+        self, task: Task, trajectory: Trajectory, *, recorded_at: float | None = None
+    ) -> Recorded:
         """Keep every answer of a trajectory that a tool gave itself, all or none.
 
         Walks the calls in order with the episode's state, so that a read after a write is kept
         apart from the same read before it. Recording a trajectory again adds nothing new.
 
+        Args:
+            task: whose tools, scenario and split they are.
+            trajectory: an episode on live tools.
+            recorded_at: when, in seconds since 1970 UTC; None where nobody knows.
+
         Raises:
             DataError: the results do not belong to the calls.
         """
-        specs = {spec.name: spec for spec in task.tools}
+        specs = {spec.name: self.effective(task.namespace, spec) for spec in task.tools}
         overlay = StateOverlay()
+        asked: Counter[tuple[str, bytes, bytes]] = Counter()
         kept = new = skipped = 0
         with self._all_or_none():
             for call, result in _answered(trajectory):
@@ -323,11 +391,20 @@ class ToolCache:
                     skipped += 1
                     continue
                 spec = specs.get(call.name) or _undeclared(call.name)
-                normal = self.plan(spec).normal(call.arguments)
+                normal = self.normal(spec, call.arguments)
                 state = overlay.state(spec.effects, normal.arguments)
-                is_kept, is_new = self._record(
-                    task.namespace, spec, normal, result, state.key, task.scenario, task.split
+                same = (spec.name, normal.canonical, state.key)
+                made = _Made(
+                    normal=normal,
+                    arguments=call.arguments,
+                    state_key=state.key,
+                    scenario=task.scenario,
+                    split=task.split,
+                    recorded_at=recorded_at,
+                    occurrence=asked[same],
                 )
+                asked[same] += 1
+                is_kept, is_new = self._record(task.namespace, spec, made, result)
                 kept += is_kept
                 new += is_new
                 skipped += not is_kept
@@ -340,7 +417,7 @@ class ToolCache:
                         normal.arguments,
                         normal.canonical,
                         state,
-                        result.text,
+                        result.text if self.redactor is None else self.redactor.text(result.text),
                     )
         return Recorded(calls=kept, new=new, skipped=skipped)
 
@@ -366,15 +443,50 @@ class ToolCache:
         *,
         state_key: bytes = NO_WRITES,
         view: Viewpoint = EVERYTHING_VISIBLE,
-        draw: Draw = Draw(),
+        draw: Draw = FIRST_DRAW,
     ) -> Hit:
         """Return the most trustworthy recorded answer, or a MISS. Never raises for a miss.
 
         Tiers in order: EXACT, FUZZY, BEST_EFFORT in the same state, BEST_EFFORT in another.
         Tools that write are only ever answered EXACT.
         """
-        normal = self.plan(spec).normal(arguments)
+        spec = self.effective(namespace, spec)
+        normal = self.normal(spec, arguments)
         return self.find(namespace, spec, normal, state_key=state_key, view=view, draw=draw)
+
+    def lookup_many(
+        self,
+        namespace: str,
+        asked: Sequence[tuple[ToolSpec, Mapping[str, Any]]],
+        *,
+        state_key: bytes = NO_WRITES,
+        view: Viewpoint = EVERYTHING_VISIBLE,
+        draw: Draw = FIRST_DRAW,
+    ) -> list[Hit]:
+        """Return what `lookup` returns for each call; a store with round trips makes one for all."""
+        specs = [self.effective(namespace, spec) for spec, _ in asked]
+        normals = [
+            self.normal(spec, arguments) for spec, (_, arguments) in zip(specs, asked, strict=True)
+        ]
+        self.prefetch(
+            [
+                RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
+                for spec, normal in zip(specs, normals, strict=True)
+            ]
+        )
+        return [
+            self.find(namespace, spec, normal, state_key=state_key, view=view, draw=draw)
+            for spec, normal in zip(specs, normals, strict=True)
+        ]
+
+    def prefetch(self, calls: Sequence[RecordedCall]) -> None:
+        """Read the entries of exactly these calls in one go, so that looking them up costs no round trip."""
+        if not self._remember:
+            return
+        unknown = [call for call in calls if call.key not in self._remembered]
+        for entry in self._store.get_many(unknown):
+            if entry is not None:
+                self._keep(entry)
 
     def find(
         self,
@@ -386,44 +498,68 @@ class ToolCache:
         view: Viewpoint,
         draw: Draw,
     ) -> Hit:
-        """Return what `lookup` returns, for arguments in normal form already."""
+        """Return what `lookup` returns, for an effective tool and arguments in normal form already."""
         call = RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
-        fired = _told(normal.fired) if normal.fired else ()
+        rules = self._rules.get((namespace, spec.name)) or self.rules(namespace, spec.name)
+        asked = _Asked(
+            namespace=namespace,
+            spec=spec,
+            call=call,
+            view=view,
+            oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
+            draw=draw,
+            policy=rules.draw,
+            fired=_told(normal.fired) if normal.fired else (),
+        )
         entry = self._entry(call)
         if entry is not None:
-            pool, faithful = _visible(entry, view, errors=True)
+            pool, faithful = _visible(entry, asked, errors=True)
             if pool and faithful:
-                return _hit(Tier.EXACT, entry, pool, view, draw, fired, None, state_matched=True)
+                return self._hit(Tier.EXACT, entry, pool, asked, None, state_matched=True)
         if not is_writer(spec.effects):
-            index = self._index(namespace, spec, view.splits)
-            if len(index):
-                found = self._loose(index, self.plan(spec), normal, call, view, draw, fired)
-                if found is not None:
-                    return found
-        return Hit(tier=Tier.MISS, key=call.key.hex(), fired=fired)
+            found = self._loose(asked, normal, rules)
+            if found is not None:
+                return found
+        return Hit(tier=Tier.MISS, key=call.key.hex(), fired=asked.fired)
 
     def nearest_success(
         self, namespace: str, spec: ToolSpec, normal: NormalCall, *, view: Viewpoint, draw: Draw
     ) -> Hit:
         """Return the nearest recorded success of a tool, however far: for miss policies only."""
+        rules = self.rules(namespace, spec.name)
+        asked = _Asked(
+            namespace=namespace,
+            spec=spec,
+            call=RecordedCall.of(namespace, spec.name, normal.canonical, NO_WRITES),
+            view=view,
+            oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
+            draw=draw,
+            policy=rules.draw,
+            fired=_told(normal.fired) if normal.fired else (),
+        )
         index = self._index(namespace, spec, view.splits)
-        neighbour = index.best(
-            self.plan(spec).shape(normal.arguments), min_score=0.0, scenario=view.scenario
-        )
-        entry = None if neighbour is None else self._store.by_key(neighbour.key)
-        if neighbour is None or entry is None:
-            return Hit(tier=Tier.MISS, fired=_told(normal.fired))
-        pool, _ = _visible(entry, view, errors=False)
-        return _hit(
-            Tier.BEST_EFFORT,
-            entry,
-            pool,
-            view,
-            draw,
-            _told(normal.fired),
-            neighbour.score,
-            state_matched=False,
-        )
+        shape = self.match_plan(namespace, spec).shape(normal.arguments)
+        if asked.restricted:
+            candidates = iter(index.ranked(shape, _MAX_TRIED))
+        else:
+            near = index.best(shape, min_score=0.0, scenario=view.scenario)
+            candidates = iter(() if near is None else (near,))
+        for near in candidates:
+            entry = self._indexed(near.key)
+            pool, _ = _visible(entry, asked, errors=False)
+            if pool:
+                return self._hit(
+                    Tier.BEST_EFFORT, entry, pool, asked, near.score, state_matched=False
+                )
+        return Hit(tier=Tier.MISS, fired=asked.fired)
+
+    def _now(self, view: Viewpoint) -> float:
+        if view.now is not None:
+            return view.now
+        if self._newest is None:
+            self._newest = self._store.newest() or 0.0
+        # A clock that was set back must not make old answers young.
+        return max(self._clock(), self._newest)
 
     def _entry(self, call: RecordedCall) -> CacheEntry | None:
         if not self._remember:
@@ -433,85 +569,165 @@ class ToolCache:
             return entry
         entry = self._store.get(call)
         if entry is not None:
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[call.key] = entry
+            self._keep(entry)
         return entry
 
-    def _index(self, namespace: str, spec: ToolSpec, splits: frozenset[Split]) -> ToolIndex:
-        plan = self.plan(spec)
+    def _keep(self, entry: CacheEntry) -> None:
+        if sum(len(kept.observation.text) for kept in entry.kept) > _MAX_REMEMBERED_TEXT:
+            return
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[entry.call.key] = entry
+
+    def _index(self, namespace: str, spec: ToolSpec, splits: frozenset[Split]) -> LooseIndex:
+        plan = self.match_plan(namespace, spec)
         name = (namespace, spec.name, splits, plan)
         index = self._indexes.get(name)
         if index is None:
-            index = ToolIndex(plan)
-            for entry in self._store.by_tool(namespace, spec.name):
-                scenarios = [
-                    kept.observation.scenario
-                    for kept in entry.kept
-                    if kept.observation.split in splits and not kept.observation.is_error
-                ]
-                if scenarios:
-                    call = entry.call
-                    index.add(call.key, call.arguments, call.state, scenarios)
-            self._indexes[name] = index
+            index = self._store.index(namespace, spec.name, plan, splits)
+            self._indexes[name] = index = index or self._built(namespace, spec.name, splits, plan)
         return index
 
-    def _loose(
-        self,
-        index: ToolIndex,
-        plan: Plan,
-        normal: NormalCall,
-        call: RecordedCall,
-        view: Viewpoint,
-        draw: Draw,
-        fired: tuple[str, ...],
-    ) -> Hit | None:
-        asked = plan.shape(normal.arguments)
-        bound = view.scope is Scope.SCENARIO and view.scenario is not None
-        near = index.fuzzy(
-            asked,
-            state=call.state,
-            min_score=view.fuzzy_min_score,
-            scenario=view.scenario,
-            own_only=bound,
+    def _built(self, namespace: str, tool: str, splits: frozenset[Split], plan: Plan) -> ToolIndex:
+        index = ToolIndex(plan)
+        for entry in self._store.by_tool(namespace, tool):
+            scenarios = [
+                kept.observation.scenario
+                for kept in entry.kept
+                if kept.observation.split in splits and not kept.observation.is_error
+            ]
+            if scenarios:
+                call = entry.call
+                index.add(call.key, call.arguments, call.state, scenarios)
+        return index
+
+    def _loose(self, asked: _Asked, normal: NormalCall, rules: ToolRules) -> Hit | None:
+        view, state = asked.view, asked.call.state
+        fuzzy_min = _first(view.fuzzy_min_score, rules.fuzzy_min_score, match.FUZZY_MIN_SCORE)
+        best_min = _first(
+            view.best_effort_min_score, rules.best_effort_min_score, match.BEST_EFFORT_MIN_SCORE
         )
-        if near is not None:
-            entry = self._indexed(near)
-            pool, faithful = _visible(entry, view, errors=False)
-            if faithful:
-                return _hit(
-                    Tier.FUZZY, entry, pool, view, draw, fired, near.score, state_matched=True
-                )
+        if fuzzy_min > 1.0 and best_min > 1.0:
+            return None
+        index = self._index(asked.namespace, asked.spec, view.splits)
+        if not len(index):
+            return None
+        shape = self.match_plan(asked.namespace, asked.spec).shape(normal.arguments)
+        if asked.restricted:
+            return self._loose_restricted(asked, index, shape, fuzzy_min, best_min)
+        bound = view.scope is Scope.SCENARIO and view.scenario is not None
+        if shape.texts and fuzzy_min <= 1.0:
+            near = index.fuzzy(
+                shape, state=state, min_score=fuzzy_min, scenario=view.scenario, own_only=bound
+            )
+            if near is not None:
+                entry = self._indexed(near.key)
+                pool, faithful = _visible(entry, asked, errors=False)
+                if pool and faithful:
+                    return self._hit(Tier.FUZZY, entry, pool, asked, near.score, state_matched=True)
         # Another scenario's data is farther away than another state of one's own.
-        passes = [(call.state, bound), (None, bound)] + [(None, False)] * bound
-        for state, own_only in passes:
+        passes = [(state, bound), (None, bound)] + [(None, False)] * bound
+        for wanted, own_only in passes if best_min <= 1.0 else ():
             near = index.best(
-                asked,
-                min_score=view.best_effort_min_score,
-                state=state,
+                shape,
+                min_score=best_min,
+                state=wanted,
                 scenario=view.scenario,
                 own_only=own_only,
             )
             if near is not None:
-                entry = self._indexed(near)
-                pool, faithful = _visible(entry, view, errors=False)
-                return _hit(
-                    Tier.BEST_EFFORT,
-                    entry,
-                    pool,
-                    view,
-                    draw,
-                    fired,
-                    near.score,
-                    state_matched=faithful and entry.call.state == call.state,
-                )
+                entry = self._indexed(near.key)
+                pool, faithful = _visible(entry, asked, errors=False)
+                if pool:
+                    same = faithful and entry.call.state == state
+                    return self._hit(
+                        Tier.BEST_EFFORT, entry, pool, asked, near.score, state_matched=same
+                    )
         return None
 
-    def _indexed(self, near: Neighbour) -> CacheEntry:
-        entry = self._remembered.get(near.key) or self._store.by_key(near.key)
+    def _loose_restricted(
+        self,
+        asked: _Asked,
+        index: LooseIndex,
+        shape: Shape,
+        fuzzy_min: float,
+        best_min: float,
+    ) -> Hit | None:
+        """Return what `_loose` returns where recordings that the index knows may not be seen.
+
+        Slower: goes through the nearest ones until one may be seen.
+        """
+        plan = self.match_plan(asked.namespace, asked.spec)
+        state = asked.call.state
+        fuzzy: tuple[float, CacheEntry, Sequence[Kept]] | None = None
+        near_here: tuple[float, CacheEntry, Sequence[Kept]] | None = None
+        near: tuple[float, CacheEntry, Sequence[Kept]] | None = None
+        for neighbour in index.ranked(shape, _MAX_TRIED):
+            entry = self._indexed(neighbour.key)
+            pool, faithful = _visible(entry, asked, errors=False)
+            if not pool:
+                continue
+            here = entry.call.state == state
+            if here and faithful:
+                verdict = match.fuzzy(shape, plan.shape(entry.call.arguments), fuzzy_min)
+                if verdict.refused is None and (fuzzy is None or verdict.score > fuzzy[0]):
+                    fuzzy = (verdict.score, entry, pool)
+            if here and faithful and near_here is None:
+                near_here = (neighbour.score, entry, pool)
+            if near is None:
+                near = (neighbour.score, entry, pool)
+        if fuzzy is not None:
+            score, entry, pool = fuzzy
+            return self._hit(Tier.FUZZY, entry, pool, asked, score, state_matched=True)
+        for found, matched in ((near_here, True), (near, False)):
+            if found is not None and found[0] >= best_min:
+                score, entry, pool = found
+                return self._hit(Tier.BEST_EFFORT, entry, pool, asked, score, state_matched=matched)
+        return None
+
+    def _hit(
+        self,
+        tier: Tier,
+        entry: CacheEntry,
+        pool: Sequence[Kept],
+        asked: _Asked,
+        score: float | None,
+        *,
+        state_matched: bool,
+    ) -> Hit:
+        call, view = entry.call, asked.view
+        chosen = pool[0]
+        total = chosen.times
+        if len(pool) > 1:
+            total = sum(kept.times for kept in pool)
+            policy = asked.policy or asked.draw.policy
+            chosen = pick(policy, asked.draw, call.key, pool)
+        observation = chosen.observation
+        drawn = 0
+        if len(entry.kept) > 1:
+            drawn = next(place for place, kept in enumerate(entry.kept) if kept is chosen)
+        fidelity = None
+        if self._trust is not None:
+            fidelity = self._trust.fidelity(call.namespace, call.tool, tier, score, state_matched)
+        return Hit(
+            tier=tier,
+            key=call.key.hex(),
+            observation=observation,
+            fidelity=fidelity,
+            score=score,
+            state_matched=state_matched,
+            scenario_matched=view.scenario is None or observation.scenario == view.scenario,
+            matched_arguments=call.canonical.decode(),
+            fired=asked.fired,
+            observations=total,
+            drawn=drawn,
+        )
+
+    def _indexed(self, key: bytes) -> CacheEntry:
+        entry = self._remembered.get(key) or self._store.by_key(key)
         if entry is None:
             raise CacheError(
-                f"{self.name}: the call {near.key.hex()} vanished while the cache was open. "
+                f"{self.name}: the call {key.hex()} vanished while the cache was open. "
                 "Open it again; never remove from a cache that rollouts read."
             )
         return entry
@@ -529,11 +745,14 @@ class ToolCache:
         count: int = 3,
     ) -> tuple[Closest, ...]:
         """Return the nearest recorded successes of the tool in any state, best first."""
-        plan = self.plan(spec)
-        asked = plan.shape(plan.normal(arguments).arguments)
+        spec = self.effective(namespace, spec)
+        rules = self.rules(namespace, spec.name)
+        fuzzy_min = _first(view.fuzzy_min_score, rules.fuzzy_min_score, match.FUZZY_MIN_SCORE)
+        plan = self.match_plan(namespace, spec)
+        asked = plan.shape(self.normal(spec, arguments).arguments)
         found = []
         for near in self._index(namespace, spec, view.splits).ranked(asked, count):
-            entry = self._indexed(near)
+            entry = self._indexed(near.key)
             kept = plan.shape(entry.call.arguments)
             found.append(
                 Closest(
@@ -542,7 +761,7 @@ class ToolCache:
                     score=near.score,
                     state_matched=entry.call.state == state_key,
                     differs=match.differences(asked, kept),
-                    not_fuzzy=match.fuzzy(asked, kept, view.fuzzy_min_score).refused,
+                    not_fuzzy=match.fuzzy(asked, kept, fuzzy_min).refused,
                 )
             )
         return tuple(found)
@@ -555,65 +774,82 @@ class ToolCache:
         *,
         state_key: bytes = NO_WRITES,
         view: Viewpoint = EVERYTHING_VISIBLE,
-        draw: Draw = Draw(),
+        draw: Draw = FIRST_DRAW,
     ) -> Explanation:
         """Return what `lookup` finds, why, and what came closest. Scans the tool's recordings."""
-        plan = self.plan(spec)
-        normal = plan.normal(arguments)
+        spec = self.effective(namespace, spec)
+        rules = self.rules(namespace, spec.name)
+        normal = self.normal(spec, arguments)
         same = sum(
             entry.call.canonical == normal.canonical and entry.call.state != state_key
             for entry in self._store.by_tool(namespace, spec.name)
-            if _visible(entry, view, errors=True)[0]
+            if any(kept.observation.split in view.splits for kept in entry.kept)
         )
         return Explanation(
             tool=spec.name,
             arguments=normal.canonical.decode(),
-            kinds=plan.kinds(),
+            kinds=self.match_plan(namespace, spec).kinds(),
             state=state_key.hex(),
             hit=self.find(namespace, spec, normal, state_key=state_key, view=view, draw=draw),
             other_states=same,
+            fuzzy_min_score=_first(
+                view.fuzzy_min_score, rules.fuzzy_min_score, match.FUZZY_MIN_SCORE
+            ),
+            best_effort_min_score=_first(
+                view.best_effort_min_score, rules.best_effort_min_score, match.BEST_EFFORT_MIN_SCORE
+            ),
+            max_age_s=rules.max_age_s,
             closest=self.closest(namespace, spec, arguments, state_key=state_key, view=view),
         )
 
     def stats(self) -> CacheStats:
         """Count what is recorded. Reads everything once, and so verifies every checksum."""
-        rows: dict[tuple[str, str], Counter[str]] = {
-            name: Counter() for name in self._store.tools()
-        }
-        total: Counter[str] = Counter()
-        by_split: Counter[str] = Counter()
-        by_source: Counter[str] = Counter()
-        scenarios: set[str] = set()
-        for entry in self._store.entries():
-            row = rows.setdefault((entry.call.namespace, entry.call.tool), Counter())
-            row.update(_counted(entry))
-            total["repeats"] += sum(kept.times - 1 for kept in entry.kept)
-            for kept in entry.kept:
-                by_split[kept.observation.split] += 1
-                by_source[kept.observation.source] += 1
-                scenarios.add(kept.observation.scenario)
-        tools = tuple(
-            ToolStats(
-                namespace=namespace,
-                tool=tool,
-                calls=row["calls"],
-                observations=row["observations"],
-                errors=row["errors"],
-                contradictions=row["contradictions"],
-                scenario_bound=row["scenario_bound"],
-            )
-            for (namespace, tool), row in sorted(rows.items())
-        )
-        return CacheStats(
-            path=self.name,
-            calls=sum(tool.calls for tool in tools),
-            observations=sum(tool.observations for tool in tools),
-            repeats=total["repeats"],
-            scenarios=len(scenarios),
-            by_split={str(split): count for split, count in sorted(by_split.items())},
-            by_source={str(source): count for source, count in sorted(by_source.items())},
-            tools=tools,
-        )
+        return stats_of(self._store, name=self.name)
+
+
+class _Made(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that was made, and where."""
+
+    normal: NormalCall
+    arguments: Mapping[str, Any]
+    state_key: bytes
+    scenario: str
+    split: Split
+    recorded_at: float | None
+    occurrence: int
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One lookup."""
+
+    namespace: str
+    spec: ToolSpec
+    call: RecordedCall
+    view: Viewpoint
+    oldest: float | None
+    """Observations from before do not exist."""
+    draw: Draw
+    policy: DrawPolicy | None
+    fired: tuple[str, ...]
+
+    @property
+    def restricted(self) -> bool:
+        """Say whether observations are hidden for reasons that no index knows."""
+        view = self.view
+        return self.oldest is not None or view.sources is not None or bool(view.exclude_scenarios)
+
+
+def _first(*choices: float | None) -> float:
+    return next(choice for choice in choices if choice is not None)
+
+
+def _kept_settings(store: CacheStore) -> Settings:
+    note = store.note("settings")
+    return NO_SETTINGS if note is None else msgspec.json.decode(note, type=Settings)
+
+
+def _kept_trust(store: CacheStore) -> Trust | None:
+    return None
 
 
 def _is_tools_own(result: ToolResult) -> bool:
@@ -665,70 +901,36 @@ def _told(fired: tuple[Fired, ...]) -> tuple[str, ...]:
     return tuple(f"{each.path}: {each.rule}" for each in fired)
 
 
-def _visible(entry: CacheEntry, view: Viewpoint, *, errors: bool) -> tuple[list[Kept], bool]:
+def _visible(entry: CacheEntry, asked: _Asked, *, errors: bool) -> tuple[Sequence[Kept], bool]:
     """Return the observations to draw from, and whether they may count as this scenario's answer."""
-    pool = [
-        kept
-        for kept in entry.kept
-        if kept.observation.split in view.splits
-        and kept.observation.error_class is not ErrorClass.TRANSIENT
-        and (errors or not kept.observation.is_error)
-    ]
+    view = asked.view
+    pool: Sequence[Kept] = entry.kept
+    if len(pool) == 1:
+        if not _may_see(pool[0].observation, asked, errors):
+            return (), False
+    else:
+        pool = [kept for kept in pool if _may_see(kept.observation, asked, errors)]
+        if not pool:
+            return (), False
     if view.scenario is None:
-        return pool, bool(pool)
+        return pool, True
     own = [kept for kept in pool if kept.observation.scenario == view.scenario]
     if own:
         return own, True
     # Others' answers that contradict one another show that the answer depends on the scenario.
     agreed = all(kept.observation.same_answer(pool[0].observation) for kept in pool)
-    return pool, bool(pool) and agreed and view.scope is Scope.GLOBAL
+    return pool, agreed and view.scope is Scope.GLOBAL
 
 
-def _hit(
-    tier: Tier,
-    entry: CacheEntry,
-    pool: list[Kept],
-    view: Viewpoint,
-    draw: Draw,
-    fired: tuple[str, ...],
-    score: float | None,
-    *,
-    state_matched: bool,
-) -> Hit:
-    total = sum(kept.times for kept in pool)
-    place = draw.pick(entry.call.key, total)
-    chosen = pool[-1]
-    for kept in pool:
-        if place < kept.times:
-            chosen = kept
-            break
-        place -= kept.times
-    observation = chosen.observation
-    return Hit(
-        tier=tier,
-        key=entry.call.key.hex(),
-        observation=observation,
-        score=score,
-        state_matched=state_matched,
-        scenario_matched=view.scenario is None or observation.scenario == view.scenario,
-        matched_arguments=entry.call.canonical.decode(),
-        fired=fired,
-        observations=total,
-        drawn=entry.kept.index(chosen),
-    )
-
-
-def _counted(entry: CacheEntry) -> Counter[str]:
-    observations = [kept.observation for kept in entry.kept]
-    answers = {(each.scenario, each.text, each.is_error) for each in observations}
-    scenarios = {each.scenario for each in observations}
-    contradicted = len(answers) > len(scenarios)
-    # Only scenarios that are sure of their own answer can disagree with one another.
-    bound = not contradicted and len({(text, error) for _, text, error in answers}) > 1
-    return Counter(
-        calls=1,
-        observations=len(observations),
-        errors=sum(each.is_error for each in observations),
-        contradictions=int(contradicted),
-        scenario_bound=int(bound),
-    )
+def _may_see(observation: Observation, asked: _Asked, errors: bool) -> bool:
+    view = asked.view
+    if observation.split not in view.splits:
+        return False
+    if observation.is_error and (not errors or observation.error_class is ErrorClass.TRANSIENT):
+        return False
+    if view.sources is not None and observation.source not in view.sources:
+        return False
+    if observation.scenario in view.exclude_scenarios:
+        return False
+    at = observation.recorded_at
+    return asked.oldest is None or (at is not None and at >= asked.oldest)
