@@ -6,6 +6,8 @@
 #   make fix          what `check` can mend by itself
 #   make tiny-base    rebuild models/tiny-base from nothing
 #   make docs         check that what the documents name exists
+#   make bench-cache  the cache against a dict, Redis, rapidfuzz and tantivy; keeps a JSON result
+#   make bench-fidelity  how often the cache is right, on real recordings
 #
 # Everything is installed into .venv and nowhere else.
 
@@ -18,13 +20,13 @@ STAMP := .venv/.installed
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-EXTRAS := train,mcp,openai,report,dev
+EXTRAS := train,mcp,openai,report,redis,calibrate,parquet,redact,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check fix tiny-base docs clean
+.PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity clean
 
 help:
-	@sed -n '3,10p' Makefile | cut -c3-
+	@sed -n '3,12p' Makefile | cut -c3-
 
 install: $(STAMP)
 
@@ -59,6 +61,13 @@ tiny-base: install
 
 docs: install
 	$(BIN)/python -m pytest tests/docs
+
+bench-cache: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench_cache
+
+bench-fidelity: install
+	$(BIN)/python -m benchmarks.bench_fidelity
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
