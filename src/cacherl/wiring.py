@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cacherl.augment import ChatReasoner, FunctionReasoner, Reasoner
+from cacherl.cache.sqlite import Mode
+from cacherl.cache.tool_cache import ToolCache
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.models import ChatModel
 from cacherl.core.worlds import World
@@ -41,6 +43,27 @@ def world_of(section: WorldSection) -> World:
             f"world.name = {section.name!r}: no such world. There are: {', '.join(WORLDS)}."
         )
     return WORLDS[section.name](section)
+
+
+def open_cache(name: str, *, mode: Mode = "read") -> ToolCache:
+    """Open a cache by name: a file, a frozen snapshot, `:memory:`, or `redis://host:port/db?prefix=...`.
+
+    Raises:
+        CacheError: there is no such cache (read), it is damaged, newer or something else.
+        MissingExtraError: it is on a server, and the package redis is not installed.
+    """
+    if "://" not in name:
+        return ToolCache.open(name, mode=mode)
+    try:
+        from cacherl.adapters.redis_store import RedisStore
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "redis", "redis") from error
+    store = RedisStore(name, mode=mode)
+    try:
+        return ToolCache(store, name=store.name)
+    except BaseException:
+        store.close()
+        raise
 
 
 def policy_of(recipe: Recipe) -> ChatModel:

@@ -168,12 +168,9 @@ class RedisStore:
                 protocol=3,
                 **_timeouts(address),
             )
-        except (ValueError, TypeError, RedisError):
-            # Its message may quote a password that holds a slash, so it is not told.
-            raise CacheError(
-                f"{self.name}: not an address of a Redis server. "
-                "Write redis://user:password@host:port/db, with %2F for a slash in a password."
-            ) from None
+            self._client.connection_pool.make_connection()  # refuses options that do not exist
+        except (ValueError, TypeError, AttributeError, RedisError):
+            raise _no_address(url) from None
         self._commit_script = self._client.register_script(_COMMIT)
         try:
             self._prepare()
@@ -569,22 +566,36 @@ def _split(url: str) -> tuple[str, str | None]:
     """Return the url as redis-py takes it, and the prefix in it."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
+        seen = f"{scheme}://..." if separator else "no scheme"
         raise CacheError(
-            "not the url of a Redis or Valkey server. It starts with "
+            f"not the url of a Redis or Valkey server ({seen}). It starts with "
             f"{', '.join(f'{known}://' for known in SCHEMES)}."
         )
     address, _, query = rest.partition("?")
-    options = parse_qsl(query)
+    try:
+        options = parse_qsl(query, strict_parsing=bool(query))
+    except ValueError:
+        raise _no_address(url) from None
+    if "@" in address[len(urlsplit(f"x://{address}").netloc) :]:
+        raise _no_address(url)  # else a part of the password would be taken for the host
     prefix = next((value for name, value in options if name == "prefix"), None)
     kept = urlencode([option for option in options if option[0] != "prefix"])
     scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis")
     return f"{scheme}://{address}{'?' + kept if kept else ''}", prefix
 
 
+def _no_address(url: str) -> CacheError:
+    """Return the error for a url that cannot be read: which part is the password is unknown, so none is told."""
+    return CacheError(
+        f"{url.partition('://')[0]}://...: not an address of a server. Write "
+        "redis://user:password@host:port/db?prefix=NAME, with %2F for a slash, %3F for a question "
+        "mark, %40 for an @ and %23 for a # in a password or a path; other options are redis-py's."
+    )
+
+
 def _shown(url: str, prefix: str) -> str:
     """Return the url without user, password and options."""
     scheme, _, rest = url.partition("://")
-    # Cut at the last @ before anything is parsed: a password may hold what looks like a path.
     place = rest.partition("?")[0].rpartition("@")[2]
     shown = urlsplit(f"{scheme}://{place}")
     query = "" if prefix == DEFAULT_PREFIX else urlencode({"prefix": prefix})
