@@ -2,7 +2,7 @@
 
 Where a tool answers one call in several ways, a rollout must get one of them, and the same one when
 it is played again, on any machine. One draw shared by a whole group of rollouts would turn the
-group's advantages round (see `ledger.Coupling`), so each rollout draws for itself.
+group's advantages round (see `ledger.coupling`), so each rollout draws for itself.
 """
 
 from __future__ import annotations
@@ -53,8 +53,32 @@ def pick(policy: DrawPolicy, draw: Draw, key: bytes, kept: Sequence[Kept]) -> Ke
     if policy is DrawPolicy.LATEST:
         return max(enumerate(kept), key=lambda placed: (_recorded_at(placed[1]), placed[0]))[1]
     if policy is DrawPolicy.SEQUENCE:
-        return _in_sequence(draw, key, kept)
+        return _sampled(draw, key, _due(draw, kept))
     return _sampled(draw, key, kept)
+
+
+def shared(policy: DrawPolicy, draw: Draw, kept: Sequence[Kept]) -> float:
+    """Return the chance that another rollout's same draw falls on the same observation, in (0, 1].
+
+    A result observed k times counts as k observations: two rollouts that drew two of them agree as
+    two live calls would.
+    """
+    if policy in (DrawPolicy.MAJORITY, DrawPolicy.LATEST):
+        return 1.0
+    drawn = _due(draw, kept) if policy is DrawPolicy.SEQUENCE and len(kept) > 1 else kept
+    return 1.0 / sum(each.times for each in drawn)
+
+
+def alternatives(kept: Sequence[Kept]) -> int:
+    """Return how many answers a single scenario gave beside the first.
+
+    Above 0 the tool is not deterministic, or its effects are misdeclared.
+    """
+    answers: dict[str, set[tuple[str, bool]]] = {}
+    for each in kept:
+        seen = each.observation
+        answers.setdefault(seen.scenario, set()).add((seen.text, seen.is_error))
+    return max(map(len, answers.values())) - 1
 
 
 def _recorded_at(kept: Kept) -> float:
@@ -72,19 +96,20 @@ def _sampled(draw: Draw, key: bytes, kept: Sequence[Kept]) -> Kept:
     return by_content[-1]
 
 
-def _content(kept: Kept) -> tuple[str, bool, str, str, str]:
+def _content(kept: Kept) -> tuple[str, bool, str, str, str, str]:
     seen = kept.observation
-    return seen.text, seen.is_error, seen.scenario, seen.source, seen.split
+    error_class = seen.error_class or ""
+    return seen.text, seen.is_error, seen.scenario, seen.source, seen.split, error_class
 
 
-def _in_sequence(draw: Draw, key: bytes, kept: Sequence[Kept]) -> Kept:
-    """Return what the n-th call was answered, or what the last call before it was.
+def _due(draw: Draw, kept: Sequence[Kept]) -> Sequence[Kept]:
+    """Return what the n-th call was answered in each recorded episode, or the last call before it.
 
     Where no recording says which call of its episode it answered, recorded order is the sequence.
     An answer that came back later is kept once, at its first place: `a, b, a` replays as `a, b, b`.
     """
     told = sorted({each.observation.occurrence for each in kept})
     if told == [0]:
-        return kept[min(draw.occurrence, len(kept) - 1)]
+        return [kept[min(draw.occurrence, len(kept) - 1)]]
     reached = [occurrence for occurrence in told if occurrence <= draw.occurrence] or told[:1]
-    return _sampled(draw, key, [e for e in kept if e.observation.occurrence == reached[-1]])
+    return [each for each in kept if each.observation.occurrence == reached[-1]]

@@ -70,6 +70,10 @@ class Hit(Record, frozen=True, kw_only=True):
     """Observations to draw from, repeats included."""
     drawn: int = 0
     """Which of the entry's distinct observations answers, in recorded order."""
+    alternatives: int = 0
+    """Other answers that one scenario gave to this very call: the tool is not deterministic."""
+    shared: float = 1.0
+    """The chance that another rollout's same draw falls on the same observation, in (0, 1]."""
 
 
 class Closest(Record, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from cacherl.cache import match
 from cacherl.cache.canonical import canonical_json
-from cacherl.cache.draws import Draw, pick
+from cacherl.cache.draws import Draw, alternatives, pick, shared
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
 from cacherl.cache.hit import (
     EVERY_SPLIT,
@@ -698,9 +698,9 @@ class ToolCache:
         call, view = entry.call, asked.view
         chosen = pool[0]
         total = chosen.times
+        policy = asked.policy or asked.draw.policy
         if len(pool) > 1:
             total = sum(kept.times for kept in pool)
-            policy = asked.policy or asked.draw.policy
             chosen = pick(policy, asked.draw, call.key, pool)
         observation = chosen.observation
         drawn = 0
@@ -721,6 +721,8 @@ class ToolCache:
             fired=asked.fired,
             observations=total,
             drawn=drawn,
+            alternatives=alternatives(pool) if len(pool) > 1 else 0,
+            shared=1.0 if total == 1 else shared(policy, asked.draw, pool),
         )
 
     def _indexed(self, key: bytes) -> CacheEntry:

@@ -106,6 +106,10 @@ class ToolResult(Record, frozen=True, kw_only=True):
     """False when the answer was recorded in another state than this episode's."""
     key: str | None = None
     """The cache entry that answered (hex), or None."""
+    alternatives: int = 0
+    """Other answers recorded of this very call in one scenario: the tool is not deterministic."""
+    shared: float = 0.0
+    """The chance that another rollout making this call gets the very same recorded observation."""
     latency_s: float = 0.0
     """Wall seconds of the live call; replay repeats the recorded value."""
 
