@@ -141,19 +141,14 @@ class _Log:
         self.fired.append(Fired(rule=rule, path=path))
 
 
-class _Fast(enum.Enum):
-    """Which strings of a place are in normal form already, at a glance."""
-
-    NEVER = enum.auto()
-    VERBATIM = enum.auto()
-    """All of them."""
-    ASCII = enum.auto()
-    TIDY = enum.auto()
-    """Printable ASCII with single spaces inside only."""
-    DAY = enum.auto()
-    """Tidy ones without a time of day."""
-    WORD = enum.auto()
-    """A lower-case word of the enum."""
+# Which strings of a place are in normal form already, at a glance. Plain integers: an enum's
+# attributes cost more to read than the comparison itself, five times a call.
+_NEVER = 0
+_VERBATIM = 1  # all of them
+_ASCII = 2
+_TIDY = 3  # printable ASCII with single spaces inside only
+_DAY = 4  # tidy ones without a time of day
+_WORD = 5  # lower-case words of the enum
 
 
 class _Node:
@@ -191,22 +186,22 @@ class _Node:
         """An explicit null is allowed and differs from leaving the parameter out."""
         self.unordered = False
         self.volatile = kind is Kind.VOLATILE
-        self.fast = _Fast.NEVER
+        self.fast = _NEVER
 
     def settle(self) -> _Node:
         """Decide how little can be done for the strings that models usually write. Call once, when complete."""
         if self.volatile or self.coerce is not None:
-            self.fast = _Fast.NEVER
+            self.fast = _NEVER
         elif self.kind is Kind.CODE:
-            self.fast = _Fast.VERBATIM
+            self.fast = _VERBATIM
         elif self.enum_by_fold is not None:
-            self.fast = _Fast.WORD
+            self.fast = _WORD
         elif self.kind is Kind.DATE:
-            self.fast = _Fast.DAY
+            self.fast = _DAY
         elif self.writes and self.kind is Kind.TEXT:
-            self.fast = _Fast.ASCII
+            self.fast = _ASCII
         else:
-            self.fast = _Fast.TIDY
+            self.fast = _TIDY
         return self
 
     # ---- rewriting
@@ -266,7 +261,7 @@ class _Node:
             kind = type(member)
             if kind is str:
                 fast = node.fast
-                if fast is _Fast.TIDY or (fast is _Fast.DAY and len(member) <= 10):
+                if fast == _TIDY or (fast == _DAY and len(member) <= 10):
                     if (
                         member.isascii()
                         and member.isprintable()
@@ -276,11 +271,11 @@ class _Node:
                     ):
                         out[name] = member
                         continue
-                elif fast is _Fast.WORD:
+                elif fast == _WORD:
                     if node.enum_by_fold and node.enum_by_fold.get(member) == member:
                         out[name] = member
                         continue
-                elif fast is _Fast.VERBATIM or (fast is _Fast.ASCII and member.isascii()):
+                elif fast == _VERBATIM or (fast == _ASCII and member.isascii()):
                     out[name] = member
                     continue
             elif (kind is int or kind is bool) and not node.volatile:
