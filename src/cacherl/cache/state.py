@@ -8,13 +8,13 @@ one order is another call than the first.
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import itertools
 import json
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,24 +142,25 @@ class CallState:
     """Where one call stands, computed before it runs and handed back once it has."""
 
     key: bytes
-    """Empty, or the 16-byte digest of the writes that touch the call."""
-    writes_before: int
-    """How many effective writes of the episode touch the call."""
+    """Empty, or 16 bytes that stand for the writes that touch the call."""
 
 
 class StateOverlay:
     """The effective writes of one episode. Single use, like its episode.
 
-    A call costs O(writes it can see that it has not seen yet), never O(history).
+    Every resource carries the digest of the writes that named it, in order; the state of a call is
+    the digests of what it sees. A call therefore costs as much as it names resources, however long
+    the episode. Two writes that do not touch one another may have come in either order, save for who
+    reads a kind as a whole: a list may show what was made first. The order of two that do touch is
+    in their digests, since each holds the state that it ran in.
+
+    An environment that can tell its state does so by `fingerprint`; then that is the key.
     """
 
     def __init__(self) -> None:
-        self._tokens: list[bytes] = []
-        self._everything: list[int] = []
-        self._whole_kind: dict[str, list[int]] = {}
-        self._one: dict[Resource, list[int]] = {}
-        self._any_of_kind: dict[str, list[int]] = {}
-        self._chains: dict[tuple[Resource, ...], tuple[int, bytes, int]] = {}
+        self._heads: dict[_Chain, bytes] = {}
+        self._told: bytes | None = None
+        self._settled: dict[tuple[str, bytes], bytes] = {}
 
     def state(self, effects: Effects, arguments: Mapping[str, Any]) -> CallState:
         """Return the state of a call that is about to run.
@@ -168,18 +169,9 @@ class StateOverlay:
             effects: the tool's.
             arguments: the call's, in normal form.
         """
-        if not self._tokens:
-            return CallState(key=NO_WRITES, writes_before=0)
-        # What it writes counts as seen too, in case its author did not say so; what only its result
-        # will name cannot be what it looked at.
-        known = (template for template in effects.writes if "{result." not in template)
-        seen = resources((*effects.reads, *known), arguments)
-        start, key, count = self._chains.get(seen, (0, NO_WRITES, 0))
-        for position in self._touching(seen, start):
-            key = hashlib.blake2b(key + self._tokens[position], digest_size=16).digest()
-            count += 1
-        self._chains[seen] = (len(self._tokens), key, count)
-        return CallState(key=key, writes_before=count)
+        if self._told is None and not self._heads:
+            return CallState(key=NO_WRITES)
+        return CallState(key=self._key(_seen(effects, arguments)))
 
     def write(
         self,
@@ -192,16 +184,26 @@ class StateOverlay:
     ) -> None:
         """Remember a successful call; calls that write nothing leave no trace.
 
-        The same successful write twice in a row counts twice (two tickets are not one). A write
-        is known by its call, by the state it ran in and by the resources its result names, so that
-        what it did to B because of A is not taken for what it would do otherwise.
+        The same successful write twice in a row counts twice (two tickets are not one), unless the
+        tool is idempotent and nothing that it sees has changed in between. A write is known by its
+        call, by the state it ran in and by the resources its result names, so that what it did to B
+        because of A is not taken for what it would do otherwise.
         """
         if not effects.writes:
             return
-        result = _decoded(result_text) if any("{result" in t for t in effects.writes) else None
-        written = resources(effects.writes, arguments, result)
-        names = [[r.kind, r.value] for r in written]
-        self._append(canonical_json([tool, canonical.decode(), state.key.hex(), names]), written)
+        by_result = any("{result" in template for template in effects.writes)
+        written = resources(effects.writes, arguments, _decoded(result_text) if by_result else None)
+        touched = (*_seen(effects, arguments), *written) if effects.idempotent else ()
+        if effects.idempotent and self._settled.get((tool, canonical)) == self._key(touched):
+            return
+        identity = [tool, canonical.decode(), state.key.hex(), [[r.kind, r.value] for r in written]]
+        if by_result:
+            # Its state could not cover what only its result has named.
+            behind = self._key(written)
+            identity += [behind.hex()] if behind else []
+        self._append(identity, written)
+        if effects.idempotent:
+            self._settled[tool, canonical] = self._key(touched)
 
     def uncertain(
         self, tool: str, effects: Effects, arguments: Mapping[str, Any], canonical: bytes
@@ -209,44 +211,98 @@ class StateOverlay:
         """Remember a write that failed in transit: nobody knows whether it happened."""
         if effects.writes:
             written = resources(effects.writes, arguments)
-            self._append(canonical_json(["uncertain", tool, canonical.decode()]), written)
+            behind = self._key((*_seen(effects, arguments), *written))
+            identity = ["uncertain", tool, canonical.decode(), *([behind.hex()] if behind else [])]
+            self._append(identity, written)
 
-    def _append(self, identity: bytes, written: tuple[Resource, ...]) -> None:
-        position = len(self._tokens)
-        self._tokens.append(hashlib.blake2b(identity, digest_size=16).digest())
-        for resource in written:
-            if resource.kind is None:
-                self._everything.append(position)
-                continue
-            _push(self._any_of_kind.setdefault(resource.kind, []), position)
-            if resource.value is None:
-                self._whole_kind.setdefault(resource.kind, []).append(position)
-            else:
-                self._one.setdefault(resource, []).append(position)
+    def fingerprint(self, value: str | bytes) -> None:
+        """Take the environment's word for the state that the next call will find.
 
-    def _touching(self, seen: tuple[Resource, ...], start: int) -> Iterable[int]:
-        if not seen:
-            return ()
-        if EVERYTHING in seen:
-            return range(start, len(self._tokens))
-        lists = [self._everything]
-        for resource in seen:
-            if resource.kind is None:
-                continue  # EVERYTHING, answered above
-            if resource.value is None:
-                lists.append(self._any_of_kind.get(resource.kind, []))
-            else:
-                lists.append(self._whole_kind.get(resource.kind, []))
-                lists.append(self._one.get(resource, []))
-        positions: set[int] = set()
-        for found in lists:
-            positions.update(found[bisect_left(found, start) :])
-        return sorted(positions)
+        From here on the key is the digest of `value`, and what tools declare to read and write does
+        not matter. Tell it again after every call that may have changed something: a write that
+        nobody tells the state after leads to a state of its own, which no fingerprint ever equals.
+
+        Args:
+            value: equal for equal states, as `WorldTools.fingerprint` promises.
+        """
+        said = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        self._told = _digest(b"fingerprint\n" + said)
+
+    def _key(self, seen: Iterable[Resource]) -> bytes:
+        if self._told is not None:
+            return self._told
+        heads = {head for chain in _read_by(seen) if (head := self._heads.get(chain)) is not None}
+        if len(heads) < 2:
+            return next(iter(heads), NO_WRITES)
+        return _digest(b"seen\n" + b"".join(sorted(heads)))
+
+    def _append(self, identity: list[Any], written: tuple[Resource, ...]) -> None:
+        token = _digest(canonical_json(identity))
+        if self._told is not None:
+            self._told = _digest(self._told + token)
+            return
+        for chain in _written_by(written):
+            self._heads[chain] = _digest(self._heads.get(chain, NO_WRITES) + token)
 
 
-def _push(positions: list[int], position: int) -> None:
-    if not positions or positions[-1] != position:
-        positions.append(position)
+class _Part(enum.Enum):
+    """Which writes a chain holds."""
+
+    ALL = enum.auto()
+    """Every write there was."""
+    EVERYTHING = enum.auto()
+    """Those that named everything."""
+    ANY = enum.auto()
+    """Those that named a kind, or one of the kind."""
+    WHOLE = enum.auto()
+    """Those that named a kind as a whole."""
+    ONE = enum.auto()
+    """Those that named one resource."""
+
+
+_Chain = tuple[_Part, str, str]
+_ALL: _Chain = (_Part.ALL, "", "")
+_EVERYTHING: _Chain = (_Part.EVERYTHING, "", "")
+
+
+def _read_by(seen: Iterable[Resource]) -> Iterator[_Chain]:
+    """Yield chains that together hold exactly the writes that touch these resources."""
+    for resource in seen:
+        if resource.kind is None:
+            yield _ALL
+            continue
+        yield _EVERYTHING
+        if resource.value is None:
+            yield _Part.ANY, resource.kind, ""
+        else:
+            yield _Part.WHOLE, resource.kind, ""
+            yield _Part.ONE, resource.kind, resource.value
+
+
+def _written_by(written: Iterable[Resource]) -> set[_Chain]:
+    """Return the chains that a write of these resources belongs to."""
+    chains = {_ALL}
+    for resource in written:
+        if resource.kind is None:
+            chains.add(_EVERYTHING)
+            continue
+        chains.add((_Part.ANY, resource.kind, ""))
+        if resource.value is None:
+            chains.add((_Part.WHOLE, resource.kind, ""))
+        else:
+            chains.add((_Part.ONE, resource.kind, resource.value))
+    return chains
+
+
+def _seen(effects: Effects, arguments: Mapping[str, Any]) -> tuple[Resource, ...]:
+    # What it writes counts as seen too, in case its author did not say so; what only its result
+    # will name cannot be what it looked at.
+    known = (template for template in effects.writes if "{result." not in template)
+    return resources((*effects.reads, *known), arguments)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _decoded(text: str) -> Any:

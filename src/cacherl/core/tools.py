@@ -60,7 +60,7 @@ class Source(enum.StrEnum):
     before any tool, live or cached, so the answer is the same in both and its tier is EXACT."""
 
 
-class Effects(Record, frozen=True, kw_only=True):
+class Effects(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The resources a tool reads and writes.
 
     A resource is a template over the call's arguments, such as `order:{order_id}`; `*` is
@@ -70,6 +70,10 @@ class Effects(Record, frozen=True, kw_only=True):
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    idempotent: bool = False
+    """Writing the same twice in a row leaves what writing it once leaves."""
+    open_world: bool = False
+    """What it reads also changes by itself (weather, a web page): its answers age."""
 
 
 UNDECLARED = Effects(reads=("*",), writes=("*",))
