@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cacherl.cache.normalise import Kind, Rule, plan_of
+from cacherl.core.errors import DataError
 from cacherl.core.records import JsonObject
+from cacherl.core.schema import argument_problem
 from cacherl.core.tools import Effects, ToolSpec
 
 READ = Effects(reads=("thing:*",))
@@ -230,3 +234,17 @@ def test_the_gate_hides_texts_and_nothing_else() -> None:
         ("limit", Kind.NUMBER),
         ("nickname", Kind.ENTITY),
     }
+
+
+def test_arguments_without_end_are_refused_in_words() -> None:
+    """A model can write ten thousand brackets; that is its mistake, not a crash of the run."""
+    parameters = {"type": "object", "additionalProperties": True}
+    anything = ToolSpec(name="anything", description="", parameters=parameters)
+    deep: dict[str, Any] = {}
+    for _ in range(10_000):
+        deep = {"a": deep}
+
+    with pytest.raises(DataError, match="nested too deep"):
+        plan_of(anything).normal(deep)
+    assert argument_problem(anything, deep) == "nested deeper than 100 levels"
+    assert argument_problem(anything, {"a": {"b": [{"c": 1}]}}) is None

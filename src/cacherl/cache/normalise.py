@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import hashlib
 import math
 import re
 import unicodedata
@@ -18,8 +19,13 @@ from typing import Any
 import msgspec
 
 from cacherl.cache.canonical import canonical_json, encode_folded, fold_number
+from cacherl.core.errors import DataError
 from cacherl.core.records import JsonObject
+from cacherl.core.schema import MAX_DEPTH
 from cacherl.core.tools import Effects, ToolSpec
+
+PLAN_VERSION = "p1"
+"""Bump it when kinds, shapes or features change: indexes made before are then built anew."""
 
 
 class Kind(enum.StrEnum):
@@ -361,19 +367,31 @@ class _Node:
 class Plan:
     """The compiled normalisation of one tool. Pure: equal specs, equal plans."""
 
-    __slots__ = ("_root", "tool")
+    __slots__ = ("_root", "fingerprint", "tool")
 
-    def __init__(self, tool: str, root: _Node) -> None:
+    def __init__(self, tool: str, root: _Node, fingerprint: bytes) -> None:
         self.tool = tool
+        self.fingerprint = fingerprint
+        """Equal for plans that normalise and match alike; kept beside what was derived from a plan."""
         self._root = root
 
     def normal(self, arguments: Mapping[str, Any]) -> NormalCall:
         """Return the arguments in normal form, with the rules that fired.
 
         Idempotent: normal arguments come back as they are, with no rule fired.
+
+        Raises:
+            DataError: the arguments are nested too deep to be compared. The agent loop refuses
+                such a call before it gets here.
         """
         log = _Log()
-        value = self._root.apply_object(arguments, "", log)
+        try:
+            value = self._root.apply_object(arguments, "", log)
+        except RecursionError as error:
+            raise DataError(
+                f"a call of {self.tool}: the arguments are nested too deep to be looked up or "
+                f"recorded. Refuse calls nested deeper than {MAX_DEPTH} levels, as the agent loop does."
+            ) from error
         return NormalCall(
             arguments=value,
             canonical=encode_folded(value, odd=log.odd),
@@ -416,7 +434,10 @@ def _plan(name: str, description: str, schema_json: bytes, writes: bool) -> Plan
     root = compiler.node(schema, "", ())
     # MCP clients put request ids and progress tokens here.
     root.properties.setdefault("_meta", _Node(Kind.VOLATILE, writes=writes))
-    return Plan(name, root)
+    said = b"\n".join(
+        (PLAN_VERSION.encode(), name.encode(), description.encode(), schema_json, b"%d" % writes)
+    )
+    return Plan(name, root, hashlib.blake2b(said, digest_size=16).digest())
 
 
 class _Compiler:
