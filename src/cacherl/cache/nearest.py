@@ -1,30 +1,51 @@
-"""One tool's recordings, indexed for what is not exact. In memory, built on first use.
+"""Recorded calls of one tool, found by nearness: what is not exact.
 
-FUZZY looks in the bucket of calls that share everything but text; BEST_EFFORT sums the weights of
-shared features over an inverted index. Both answer the same whatever order the recordings came
-in, save where more than `_MAX_TIES` calls are equally near.
+Every call is known by a few 64-bit names: its features, its wording, the bucket of calls that
+differ from it in wording only. A name leads to the sorted numbers of the calls that have it
+(postings), in memory (`ToolIndex`) or in a snapshot; the search is the same code for both, and a
+name that two calls share by chance costs a candidate, never an answer: what is answered has been
+compared with the recorded call itself.
+
+FUZZY looks at the calls of the same wording, else at those of the same bucket. BEST_EFFORT adds up
+shared weights, rarest feature first, until no call that it has not met can win.
 """
 
 from __future__ import annotations
 
+import abc
 import math
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from hashlib import blake2b
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from cacherl.cache import match
-from cacherl.cache.key import digest
 from cacherl.cache.match import text_profile
 from cacherl.cache.normalise import Plan, Shape
 from cacherl.core.records import JsonObject
 
+Numbers: TypeAlias = npt.NDArray[np.uint32]
+"""Numbers of calls, ascending where nothing else is said."""
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Weighted: TypeAlias = tuple[Numbers, float]
+"""The calls that have a feature, and its weight."""
+Scored: TypeAlias = tuple[Numbers, npt.NDArray[np.float64]]
+
+SMALL_BUCKET = 64
+"""Larger buckets are searched by their words."""
 _MAX_FUZZY_TRIED = 12
-_FUZZY_BUDGET = 512  # postings looked at
-_BEST_BUDGET = 200_000  # postings added up, rarest feature first
-_MAX_TIES = 512
+_FUZZY_BUDGET = 1 << 16  # postings looked at
+_FIRST_LOOK = 16_384  # postings added up before the first look at what came of it
+_BEST_BUDGET = 600_000  # postings added up at most
+_SHORT_LIST = 50_000  # calls that are compared one by one rather than searched
+_EPSILON = 1e-6
+MAX_WORDS = (1 << 16) - 1
+
+NOBODY: Numbers = np.zeros(0, dtype=np.uint32)
+_BIT_COUNTS = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +109,569 @@ class LooseIndex(Protocol):
         ...
 
 
-class ToolIndex:
+# ---- names -------------------------------------------------------------------------------------
+
+
+def name_of(kind: str, said: bytes) -> int:
+    """Return a 64-bit name: equal for equal things, hardly ever for others."""
+    return int.from_bytes(blake2b(kind.encode() + b"\n" + said, digest_size=8).digest(), "little")
+
+
+def state_name(state: bytes) -> int:
+    """Return the name of a state."""
+    return name_of("state", state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """The names by which a call with texts is found by FUZZY."""
+
+    bucket: int
+    """Equal for calls that may match: same identities, state, numbers, negations, quotations."""
+    bag: int
+    """Equal for calls of one bucket that use the same content words."""
+    words: tuple[int, ...]
+    """The name of each content word in its place; `word_name` tells it in a bucket."""
+    signature: int
+    """64 bits; a bit that only one of two calls has is a word that only that one has."""
+    single: bool
+    """One text: then one wording must hold all the words of the other."""
+
+
+def worded(shape: Shape, state: bytes) -> Wording | None:
+    """Return the names of a call's wording, or None where it has no text."""
+    if not shape.texts:
+        return None
+    guards = [shape.gate, state]
+    words = set()
+    signature = 0
+    for place, text in shape.texts:
+        profile = text_profile(text)
+        said = "\x1e".join(
+            (place, "\x1f".join(profile.guarded), "\x1f".join(profile.quoted))
+        )  # what a match cannot do without (see match.same_saying)
+        guards.append(b"%s\x1e%d" % (_bytes(said), profile.negations))
+        for stem in profile.stems:
+            word = name_of("word", _bytes(f"{place}~{stem}"))
+            words.add(word)
+            signature |= 1 << (word & 63)
+    bucket = name_of("bucket", b"\n".join(b"%d:%s" % (len(part), part) for part in guards))
+    ordered = tuple(sorted(words))
+    packed = b"".join(word.to_bytes(8, "little") for word in (bucket, *ordered))
+    return Wording(
+        bucket=bucket,
+        bag=name_of("bag", packed),
+        words=ordered,
+        signature=signature,
+        single=len(shape.texts) == 1,
+    )
+
+
+def word_name(bucket: Any, word: Any) -> Any:
+    """Return the name of a word in a bucket: of two names, or of two arrays of them."""
+    return bucket ^ word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything an index keeps of one call."""
+
+    features: tuple[int, ...]
+    weight: float
+    """Of all its features together."""
+    wording: Wording | None
+
+
+_FEATURELESS = name_of("featureless", b"")
+
+
+def facts(shape: Shape, state: bytes) -> Facts:
+    """Return what an index keeps of a call."""
+    weighted = match.features(shape)
+    names = tuple(feature_name(feature) for feature in weighted)
+    return Facts(
+        features=names or (_FEATURELESS,),
+        weight=math.fsum(weighted.values()),
+        wording=worded(shape, state),
+    )
+
+
+def feature_name(feature: str) -> int:
+    """Return the name of one of `match.features`."""
+    return name_of("feature", _bytes(feature))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+# ---- the search --------------------------------------------------------------------------------
+
+
+class Search(abc.ABC):
+    """The search over postings and columns, whatever they stand on."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def _find(self, name: int) -> Numbers:
+        """Return the calls that have a name."""
+
+    @abc.abstractmethod
+    def _own(self, scenario: str) -> Numbers:
+        """Return the calls that this scenario has a success of."""
+
+    @abc.abstractmethod
+    def _in_state(self, state: bytes) -> Numbers | None:
+        """Return the calls in a state; None where most are, and `_states` has to tell."""
+
+    @abc.abstractmethod
+    def _seen(self, numbers: Numbers) -> Numbers:
+        """Return those of the calls that may be seen."""
+
+    @abc.abstractmethod
+    def _by_key(self, numbers: Numbers) -> Numbers:
+        """Return the calls in the order of their keys."""
+
+    @abc.abstractmethod
+    def _all_by_key(self) -> Numbers:
+        """Return all calls in the order of their keys."""
+
+    @abc.abstractmethod
+    def _states(self) -> npt.NDArray[np.uint64]: ...
+
+    @abc.abstractmethod
+    def _weights(self) -> npt.NDArray[np.float32]: ...
+
+    @abc.abstractmethod
+    def _wordings(self, numbers: Numbers) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint16]]:
+        """Return the calls' signatures and numbers of words."""
+
+    @abc.abstractmethod
+    def _shape(self, number: int, state: bytes | None) -> Shape | None:
+        """Return the recorded call; None where it stands in another state."""
+
+    @abc.abstractmethod
+    def _key(self, number: int) -> bytes: ...
+
+    @abc.abstractmethod
+    def _scratch(self) -> npt.NDArray[np.float32]:
+        """Return a zero for every call, for this search alone."""
+
+    @abc.abstractmethod
+    def _give_back(self, scratch: npt.NDArray[np.float32]) -> None:
+        """Take the zeros back."""
+
+    # ---- FUZZY
+
+    def fuzzy(
+        self,
+        asked: Shape,
+        *,
+        state: bytes,
+        min_score: float,
+        scenario: str | None = None,
+        own_only: bool = False,
+    ) -> Neighbour | None:
+        wording = worded(asked, state)
+        if wording is None:
+            return None
+        # The same content words overlap wholly: nothing among the others can do better.
+        same = self._seen(self._find(wording.bag))
+        if len(same) > 1 or (own_only and len(same)):
+            same = self._own_first(self._by_key(same), scenario, own_only)
+        found = self._worded_alike(asked, state, same[:_MAX_FUZZY_TRIED], min_score)
+        if found is not None:
+            return found
+        near = self._near_worded(wording, min_score, scenario, own_only)
+        if wording.single:  # then their order is that of their scores
+            return self._worded_alike(asked, state, near, min_score)
+        verdicts = [
+            self._worded_alike(asked, state, near[place : place + 1], min_score)
+            for place in range(len(near))
+        ]
+        return max(
+            (found for found in verdicts if found is not None),
+            key=lambda found: found.score,
+            default=None,
+        )
+
+    def _worded_alike(
+        self, asked: Shape, state: bytes, numbers: Numbers, min_score: float
+    ) -> Neighbour | None:
+        """Return the first of the calls that may answer."""
+        for number in numbers.tolist():
+            shape = self._shape(number, state)
+            if shape is not None:
+                verdict = match.fuzzy(asked, shape, min_score)
+                if verdict.refused is None:
+                    return Neighbour(key=self._key(number), score=verdict.score)
+        return None
+
+    def _own_first(self, numbers: Numbers, scenario: str | None, own_only: bool) -> Numbers:
+        if scenario is None:
+            return NOBODY if own_only else numbers
+        own = _among(self._own(scenario), numbers)
+        return numbers[own] if own_only else np.concatenate((numbers[own], numbers[~own]))
+
+    def _near_worded(
+        self, wording: Wording, min_score: float, scenario: str | None, own_only: bool
+    ) -> Numbers:
+        """Return the calls that may match in other words, likeliest first."""
+        numbers = self._find(wording.bucket)
+        if len(numbers) > SMALL_BUCKET:
+            numbers = self._sharing_words(wording, min_score)
+        numbers = self._seen(numbers)
+        if not len(numbers):
+            return NOBODY
+        if own_only:
+            own = self._own(scenario) if scenario is not None else NOBODY
+            numbers = numbers[_among(own, numbers)]
+        signatures, sizes = self._wordings(numbers)
+        asked = np.uint64(wording.signature)
+        size = len(wording.words)
+        total = np.maximum(sizes.astype(np.float64) + size, 1.0)
+        apart = signatures ^ asked
+        differing = _bit_count(apart)
+        fits = differing <= (1.0 - min_score) * total + _EPSILON
+        if wording.single:
+            fits &= ((apart & asked) == 0) | ((apart & signatures) == 0)
+            scores = 2.0 * np.minimum(sizes, size) / total
+            fits &= scores >= min_score - _EPSILON
+        else:
+            scores = 1.0 - differing / total
+        numbers, places = np.unique(numbers[fits], return_index=True)
+        scores = scores[fits][places]
+        order = self._by_key(numbers)
+        scores = scores[np.searchsorted(numbers, order)]
+        foreign = np.zeros(len(order), dtype=np.bool_)
+        if scenario is not None and len(order) > 1:
+            foreign = ~_among(self._own(scenario), order)
+        ranked: Numbers = order[np.lexsort((foreign, -scores))]
+        return ranked[:_MAX_FUZZY_TRIED]
+
+    def _sharing_words(self, wording: Wording, min_score: float) -> Numbers:
+        """Return the calls of a large bucket that have enough words left to reach the score."""
+        size = len(wording.words)
+        # A wording of the score s lacks at most n (2 - 2s) / (2 - s) of n words: so it has one of
+        # the rarest that many and one more.
+        spare = int(size * (2.0 - 2.0 * min_score) / (2.0 - min_score) + _EPSILON)
+        found = [self._find(word_name(wording.bucket, word)) for word in wording.words]
+        found.sort(key=len)
+        taken: list[Numbers] = []
+        budget = _FUZZY_BUDGET
+        for numbers in found[: spare + 1]:
+            if taken and len(numbers) > budget:
+                break
+            taken.append(numbers)
+            budget -= len(numbers)
+        return np.concatenate(taken) if taken else NOBODY
+
+    # ---- BEST_EFFORT
+
+    def best(
+        self,
+        asked: Shape,
+        *,
+        min_score: float,
+        state: bytes | None = None,
+        scenario: str | None = None,
+        own_only: bool = False,
+    ) -> Neighbour | None:
+        own = NOBODY if scenario is None else self._own(scenario)
+        allowed = self._allowed(state, own if own_only else None)
+        weighted = match.features(asked)
+        numbers, scores = self._nearest(weighted, 1, min_score, allowed)
+        if len(numbers):
+            numbers = numbers[scores >= scores.max() - _EPSILON]
+        elif min_score <= 0.0:
+            numbers = self._anyone(own, allowed)
+        while len(numbers):
+            mine = numbers[_among(own, numbers)]
+            number = int(self._by_key(mine if len(mine) else numbers)[0])
+            shape = self._shape(number, state)
+            if shape is None:  # two states of one name
+                numbers = numbers[numbers != number]
+                continue
+            score = match.overlap(weighted, match.features(shape))
+            return Neighbour(key=self._key(number), score=score) if score >= min_score else None
+        return None
+
+    def ranked(self, asked: Shape, count: int) -> list[Neighbour]:
+        weighted = match.features(asked)
+        everyone = self._allowed(None, None)
+        numbers, _ = self._nearest(weighted, count, 0.0, everyone)
+        if len(numbers) < count:
+            rest = self._seen(self._all_by_key())
+            strangers = rest[~_among(np.sort(numbers), rest)]
+            numbers = np.concatenate((numbers, strangers[: count - len(numbers)]))
+        found = []
+        for number in numbers.tolist():
+            shape = self._shape(number, None)
+            if shape is not None:
+                found.append((-match.overlap(weighted, match.features(shape)), self._key(number)))
+        return [Neighbour(key=key, score=-score) for score, key in sorted(found)[:count]]
+
+    def _allowed(self, state: bytes | None, only: Numbers | None) -> _Allowed:
+        shortest = only
+        name = None
+        if state is not None:
+            here = self._in_state(state)
+            if here is None:
+                name = np.uint64(state_name(state))
+            elif shortest is None:
+                shortest = here
+            else:
+                shortest = shortest[_among(here, shortest)]
+        return _Allowed(index=self, state=name, only=shortest)
+
+    def _anyone(self, own: Numbers, allowed: _Allowed) -> Numbers:
+        """Return one of the calls: one's own first, then the first by key."""
+        mine = allowed.of(own)
+        if len(mine):
+            return mine
+        everyone = self._all_by_key() if allowed.only is None else self._by_key(allowed.only)
+        for start in range(0, len(everyone), 4096):
+            found = allowed.of(everyone[start : start + 4096])
+            if len(found):
+                return self._by_key(found)[:1]
+        return NOBODY
+
+    def _nearest(
+        self, weighted: dict[str, float], count: int, min_score: float, allowed: _Allowed
+    ) -> Scored:
+        """Return the `count` nearest calls, and all that are as near as the last, with their scores.
+
+        Those that share nothing are left out.
+        """
+        if not weighted:
+            bare = allowed.of(self._find(_FEATURELESS))
+            return bare, np.ones(len(bare))
+        lists = []
+        for feature, weight in weighted.items():
+            name = feature_name(feature)
+            numbers = self._find(name)
+            if len(numbers):
+                lists.append((len(numbers), name, numbers, weight))
+        lists.sort(key=lambda each: each[:2])
+        features = [(numbers, weight) for _, _, numbers, weight in lists]
+        total = math.fsum(weighted.values())
+        looking = _Looking(self._weights(), allowed, total, count, min_score)
+        if allowed.only is not None and len(allowed.only) <= _SHORT_LIST:
+            numbers = allowed.of(allowed.only)
+            return looking.refined(numbers, np.zeros(len(numbers)), features)
+        scratch = self._scratch()
+        touched: list[Numbers] = []
+        try:
+            return looking.search(scratch, touched, features)
+        finally:
+            for numbers in touched:
+                scratch[numbers] = 0.0
+            self._give_back(scratch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Allowed:
+    """Which calls may answer."""
+
+    index: Search
+    state: np.uint64 | None
+    only: Numbers | None
+
+    @property
+    def everyone(self) -> bool:
+        """Whether nothing but the split is asked of a call."""
+        return self.state is None and self.only is None
+
+    def of(self, numbers: Numbers) -> Numbers:
+        """Return those of the calls that may answer."""
+        numbers = self.index._seen(numbers)
+        if self.state is not None and len(numbers):
+            numbers = numbers[self.index._states()[numbers] == self.state]
+        if self.only is not None and self.only is not numbers and len(numbers):
+            numbers = numbers[_among(self.only, numbers)]
+        return numbers
+
+
+class _Looking:
+    """One search for the calls that share the most weight."""
+
+    def __init__(
+        self,
+        weights: npt.NDArray[np.float32],
+        allowed: _Allowed,
+        total: float,
+        count: int,
+        min_score: float,
+    ) -> None:
+        self._weights = weights
+        self._allowed = allowed
+        self._total = total
+        self._count = count
+        self._floor = max(min_score, 2 * _EPSILON)
+        """No call below this score can be among the answers."""
+
+    def search(
+        self,
+        scratch: npt.NDArray[np.float32],
+        touched: list[Numbers],
+        features: Sequence[Weighted],
+    ) -> Scored:
+        """Add up weights in `scratch`, shortest postings first, until nobody else can win.
+
+        `touched` tells the caller which zeros are none any more.
+        """
+        rest = math.fsum(weight for _, weight in features)
+        found: Scored = (NOBODY, np.zeros(0))
+        place, looked, goal = 0, 0, _FIRST_LOOK
+        while place < len(features) and not self._hopeless(rest):
+            following = looked + len(features[place][0])
+            if place and following > _BEST_BUDGET:
+                break
+            goal = min(max(goal, following), _BEST_BUDGET)
+            while place < len(features):
+                numbers, weight = features[place]
+                if place and looked + len(numbers) > goal:
+                    break
+                touched.append(numbers)
+                scratch[numbers] += np.float32(weight)
+                looked += len(numbers)
+                rest -= weight
+                place += 1
+            found = self._look(scratch, touched, features[place:], rest)
+            goal = 2 * looked
+        return found
+
+    def _hopeless(self, rest: float) -> bool:
+        """Say whether a call that was not met yet, which shares `rest` at most, is out of the race."""
+        # It weighs as much as it shares at least.
+        return 2.0 * rest / (self._total + rest) < self._floor - _EPSILON
+
+    def _look(
+        self,
+        scratch: npt.NDArray[np.float32],
+        touched: Sequence[Numbers],
+        following: Sequence[Weighted],
+        rest: float,
+    ) -> Scored:
+        numbers = touched[0] if len(touched) == 1 else np.concatenate(touched)
+        shared = scratch[numbers]
+        likeliest = self._likeliest(numbers, shared)
+        self._note(self._scores(likeliest, scratch[likeliest]))
+        # Whoever shares s weighs s at least: below this, even all of the rest is not enough.
+        needed = self._floor * self._total / (2.0 - self._floor) - rest - 1e-3
+        numbers = self._allowed.of(np.unique(numbers[shared >= needed]))
+        return self.refined(numbers, scratch[numbers].astype(np.float64), following)
+
+    def _likeliest(self, numbers: Numbers, shared: npt.NDArray[np.float32]) -> Numbers:
+        """Return some of the calls that share most so far."""
+        if self._count == 1 and self._allowed.everyone:
+            return self._allowed.of(numbers[[int(shared.argmax())]])
+        some = 32 * self._count
+        if len(numbers) > some:
+            numbers = numbers[np.argpartition(shared, -some)[-some:]]
+        return self._allowed.of(np.unique(numbers))
+
+    def refined(
+        self,
+        numbers: Numbers,
+        shared: npt.NDArray[np.float64],
+        following: Sequence[Weighted],
+    ) -> Scored:
+        """Return the nearest of these calls, once the features that were not added up are."""
+        rest = math.fsum(weight for _, weight in following)
+        scores = self._scores(numbers, shared)
+        self._note(scores)
+        for values, weight in sorted(following, key=lambda each: -each[1]):
+            reach = scores + 2.0 * rest / (self._total + self._weights[numbers])
+            kept = reach >= self._floor - _EPSILON
+            numbers, shared = numbers[kept], shared[kept]
+            shared[_among(values, numbers)] += weight
+            rest -= weight
+            scores = self._scores(numbers, shared)
+            self._note(scores)
+        kept = scores >= self._floor - _EPSILON
+        return numbers[kept], scores[kept]
+
+    def _scores(
+        self, numbers: Numbers, shared: npt.NDArray[np.floating[Any]]
+    ) -> npt.NDArray[np.float64]:
+        scores: npt.NDArray[np.float64] = 2.0 * shared / (self._total + self._weights[numbers])
+        return scores
+
+    def _note(self, scores: npt.NDArray[np.floating[Any]]) -> None:
+        """Raise the floor to the last of the best `count`."""
+        if len(scores) >= self._count:
+            last = float(np.partition(scores, -self._count)[-self._count])
+            self._floor = max(self._floor, last)
+
+
+def _among(known: Numbers, wanted: Numbers) -> Mask:
+    """Say of each wanted number whether it is among the known, ascending ones."""
+    if not len(known):
+        return np.zeros(len(wanted), dtype=np.bool_)
+    places = np.searchsorted(known, wanted)
+    places[places == len(known)] = 0
+    found: Mask = known[places] == wanted
+    return found
+
+
+def _bit_count(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    counts: npt.NDArray[np.int64] = (
+        _BIT_COUNTS[numbers.view(np.uint8)].reshape(-1, 8).sum(axis=1, dtype=np.int64)
+    )
+    return counts
+
+
+# ---- in memory ---------------------------------------------------------------------------------
+
+
+class _Column:
+    """An array that grows. Views of it stay valid: nothing is ever moved under them."""
+
+    def __init__(self, kind: Any, *values: Any) -> None:
+        self._values = np.zeros(8, dtype=kind)
+        self._length = 0
+        for value in values:
+            self.append(value)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, value: Any) -> None:
+        if self._length == len(self._values):
+            grown = np.zeros(2 * self._length, dtype=self._values.dtype)
+            grown[: self._length] = self._values
+            self._values = grown
+        self._values[self._length] = value
+        self._length += 1
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        return self._values[: self._length]
+
+
+class ToolIndex(Search):
     """A `LooseIndex` that is built call by call, in memory."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._keys: list[bytes] = []
         self._shapes: list[Shape] = []
+        self._state_keys: list[bytes] = []
+        self._wordings_of: list[Wording | None] = []
         self._known: dict[bytes, int] = {}
-        self._state_ids: dict[bytes, int] = {}
-        self._states = array("i")
         self._scenarios: list[frozenset[str]] = []
-        self._by_scenario: dict[str, array[int]] = {}
-        self._weights = array("f")
-        self._postings: dict[str, array[int]] = {}
-        self._bags: dict[bytes, list[int]] = {}
-        self._words: dict[bytes, dict[str, list[int]]] = {}
+        self._by_scenario: dict[str, _Column] = {}
+        self._unsorted: set[str] = set()
+        self._postings: dict[int, int | _Column] = {}
+        self._weight = _Column(np.float32)
+        self._state = _Column(np.uint64)
+        self._signature = _Column(np.uint64)
+        self._size = _Column(np.uint16)
+        self._high = _Column(np.uint64)
+        self._low = _Column(np.uint64)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -121,158 +689,109 @@ class ToolIndex:
         """
         known = self._known.get(key)
         number = len(self._keys) if known is None else known
-        before = frozenset[str]() if known is None else self._scenarios[known]
-        added = frozenset(scenarios) - before
-        for scenario in added:
-            self._by_scenario.setdefault(scenario, array("I")).append(number)
+        self._add_scenarios(number, frozenset(scenarios))
         if known is not None:
-            self._scenarios[known] = before | added
             return
-        self._scenarios.append(added)
-        self._known[key] = number
         shape = self._plan.shape(arguments)
+        known_facts = facts(shape, state)
+        wording = known_facts.wording
+        self._known[key] = number
         self._keys.append(key)
         self._shapes.append(shape)
-        self._states.append(self._state_ids.setdefault(state, len(self._state_ids)))
-        weighted = match.features(shape)
-        self._weights.append(math.fsum(weighted.values()))
-        for feature in weighted:
-            postings = self._postings.get(feature)
-            if postings is None:
-                postings = self._postings[feature] = array("I")
-            postings.append(number)
-        if shape.texts:
-            bucket = _bucket(shape, state)
-            stems = _stems(shape)
-            self._bags.setdefault(_bag(bucket, stems), []).append(number)
-            words = self._words.setdefault(bucket, {})
-            for stem in stems:
-                words.setdefault(stem, []).append(number)
+        self._state_keys.append(state)
+        self._wordings_of.append(wording)
+        self._weight.append(known_facts.weight)
+        self._state.append(state_name(state))
+        self._signature.append(0 if wording is None else wording.signature)
+        self._size.append(0 if wording is None else min(len(wording.words), MAX_WORDS))
+        self._high.append(int.from_bytes(key[:8], "big"))
+        self._low.append(int.from_bytes(key[8:16], "big"))
+        for name in (*known_facts.features, state_name(state)):
+            self._post(name, number)
+        if wording is not None:
+            self._post(wording.bag, number)
+            self._post(wording.bucket, number)
+            self._post_words(wording, number)
 
-    def fuzzy(
-        self,
-        asked: Shape,
-        *,
-        state: bytes,
-        min_score: float,
-        scenario: str | None = None,
-        own_only: bool = False,
-    ) -> Neighbour | None:
-        if not asked.texts or state not in self._state_ids:
+    def _add_scenarios(self, number: int, scenarios: frozenset[str]) -> None:
+        if number == len(self._scenarios):
+            self._scenarios.append(frozenset())
+        before = self._scenarios[number]
+        self._scenarios[number] = before | scenarios
+        for scenario in scenarios - before:
+            column = self._by_scenario.setdefault(scenario, _Column(np.uint32))
+            if len(column) and number < column.values[-1]:
+                self._unsorted.add(scenario)
+            column.append(number)
+
+    def _post(self, name: int, number: int) -> None:
+        known = self._postings.get(name)
+        if known is None:
+            self._postings[name] = number  # most names have one call: no array for them
+        elif isinstance(known, int):
+            self._postings[name] = _Column(np.uint32, known, number)
+        else:
+            known.append(number)
+
+    def _post_words(self, wording: Wording, number: int) -> None:
+        bucket = self._postings[wording.bucket]
+        size = 1 if isinstance(bucket, int) else len(bucket)
+        if size <= SMALL_BUCKET or isinstance(bucket, int):
+            return
+        for each in bucket.values.tolist() if size == SMALL_BUCKET + 1 else (number,):
+            known = self._wordings_of[each]
+            for word in known.words if known is not None else ():
+                self._post(word_name(wording.bucket, word), each)
+
+    # ---- what the search asks
+
+    def _find(self, name: int) -> Numbers:
+        known = self._postings.get(name)
+        if known is None:
+            return NOBODY
+        return np.array((known,), dtype=np.uint32) if isinstance(known, int) else known.values
+
+    def _own(self, scenario: str) -> Numbers:
+        column = self._by_scenario.get(scenario)
+        if column is None:
+            return NOBODY
+        return np.sort(column.values) if scenario in self._unsorted else column.values
+
+    def _in_state(self, state: bytes) -> Numbers | None:
+        return self._find(state_name(state))
+
+    def _seen(self, numbers: Numbers) -> Numbers:
+        return numbers
+
+    def _by_key(self, numbers: Numbers) -> Numbers:
+        if len(numbers) < 2:
+            return numbers
+        order = np.lexsort((self._low.values[numbers], self._high.values[numbers]))
+        ordered: Numbers = numbers[order]
+        return ordered
+
+    def _all_by_key(self) -> Numbers:
+        return self._by_key(np.arange(len(self._keys), dtype=np.uint32))
+
+    def _states(self) -> npt.NDArray[np.uint64]:
+        return self._state.values
+
+    def _weights(self) -> npt.NDArray[np.float32]:
+        return self._weight.values
+
+    def _wordings(self, numbers: Numbers) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint16]]:
+        return self._signature.values[numbers], self._size.values[numbers]
+
+    def _shape(self, number: int, state: bytes | None) -> Shape | None:
+        if state is not None and self._state_keys[number] != state:
             return None
-        bucket = _bucket(asked, state)
-        words = self._words.get(bucket)
-        if words is None:
-            return None
-        only = scenario if own_only else None
-        stems = _stems(asked)
-        # The same content words overlap wholly: nothing among the others can do better.
-        same = self._bags.get(_bag(bucket, stems), [])[:_FUZZY_BUDGET]
-        best = self._best_worded(asked, self._own(same, only), min_score, scenario)
-        if best is None:
-            near = self._sharing_words(stems, words, only)
-            best = self._best_worded(asked, near, min_score, scenario)
-        return best
+        return self._shapes[number]
 
-    def _own(self, numbers: Sequence[int], only: str | None) -> list[int]:
-        if only is None:
-            return list(numbers[:_MAX_FUZZY_TRIED])
-        own = [number for number in numbers if only in self._scenarios[number]]
-        return own[:_MAX_FUZZY_TRIED]
+    def _key(self, number: int) -> bytes:
+        return self._keys[number]
 
-    def _best_worded(
-        self, asked: Shape, numbers: Iterable[int], min_score: float, scenario: str | None
-    ) -> Neighbour | None:
-        best: tuple[float, bool, bytes] | None = None
-        for number in numbers:
-            verdict = match.fuzzy(asked, self._shapes[number], min_score)
-            if verdict.refused is None:
-                foreign = scenario not in self._scenarios[number]
-                rank = (-verdict.score, foreign, self._keys[number])
-                best = rank if best is None or rank < best else best
-        return None if best is None else Neighbour(key=best[2], score=-best[0])
+    def _scratch(self) -> npt.NDArray[np.float32]:
+        return np.zeros(len(self._keys), dtype=np.float32)
 
-    def _sharing_words(
-        self, stems: frozenset[str], words: dict[str, list[int]], only: str | None
-    ) -> list[int]:
-        counts: dict[int, int] = {}
-        budget = _FUZZY_BUDGET
-        for postings in sorted((words[stem] for stem in stems if stem in words), key=len):
-            for number in postings[:budget]:
-                if only is None or only in self._scenarios[number]:
-                    counts[number] = counts.get(number, 0) + 1
-            budget -= len(postings)
-            if budget <= 0:
-                break
-        nearest = sorted(counts, key=lambda number: (-counts[number], self._keys[number]))
-        return nearest[:_MAX_FUZZY_TRIED]
-
-    def best(
-        self,
-        asked: Shape,
-        *,
-        min_score: float,
-        state: bytes | None = None,
-        scenario: str | None = None,
-        own_only: bool = False,
-    ) -> Neighbour | None:
-        if own_only and scenario not in self._by_scenario:
-            return None
-        if not self._keys or (state is not None and state not in self._state_ids):
-            return None
-        weighted = match.features(asked)
-        shared = np.zeros(len(self._keys), dtype=np.float32)
-        budget = _BEST_BUDGET
-        found = [(f, w) for f, w in weighted.items() if f in self._postings]
-        found.sort(key=lambda item: (len(self._postings[item[0]]), item[0]))
-        for feature, weight in found:
-            postings = self._postings[feature]
-            shared[np.frombuffer(postings, dtype=np.uint32)] += weight
-            budget -= len(postings)
-            if budget <= 0:
-                break
-        total = np.frombuffer(self._weights, dtype=np.float32) + np.float32(
-            math.fsum(weighted.values())
-        )
-        scores = 2.0 * shared / np.maximum(total, np.float32(1e-9))
-        if state is not None:
-            states = np.frombuffer(self._states, dtype=np.int32)
-            scores = np.where(states == self._state_ids[state], scores, np.float32(-1.0))
-        if own_only and scenario is not None:
-            own = np.frombuffer(self._by_scenario[scenario], dtype=np.uint32)
-            others = np.full(len(self._keys), np.float32(-1.0))
-            others[own] = scores[own]
-            scores = others
-        top = scores.max()
-        if top < 0.0:
-            return None
-        ties = np.flatnonzero(scores >= top - np.float32(1e-6))[:_MAX_TIES]
-        chosen = min(
-            (int(number) for number in ties),
-            key=lambda number: (scenario not in self._scenarios[number], self._keys[number]),
-        )
-        # The array sums leave out features past the budget: the score that is told is exact.
-        score = match.overlap(weighted, match.features(self._shapes[chosen]))
-        if score < min_score:
-            return None
-        return Neighbour(key=self._keys[chosen], score=score)
-
-    def ranked(self, asked: Shape, count: int) -> list[Neighbour]:
-        weighted = match.features(asked)
-        scored = [
-            (-match.overlap(weighted, match.features(shape)), key)
-            for shape, key in zip(self._shapes, self._keys, strict=True)
-        ]
-        return [Neighbour(key=key, score=-score) for score, key in sorted(scored)[:count]]
-
-
-def _bucket(shape: Shape, state: bytes) -> bytes:
-    return digest(shape.gate + b"\n" + state)
-
-
-def _stems(shape: Shape) -> frozenset[str]:
-    return frozenset(stem for _, text in shape.texts for stem in text_profile(text).stems)
-
-
-def _bag(bucket: bytes, stems: frozenset[str]) -> bytes:
-    return digest(bucket + "\n".join(sorted(stems)).encode("utf-8", "surrogatepass"))
+    def _give_back(self, scratch: npt.NDArray[np.float32]) -> None:
+        """Zeros of this size are cheap to make."""
