@@ -20,7 +20,7 @@ import msgspec
 
 from cacherl import __version__
 from cacherl.augment import AugmentOptions
-from cacherl.cache.replay import MissPolicy
+from cacherl.cache.ledger import MissPolicy
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.models import Limits
