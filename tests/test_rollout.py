@@ -15,7 +15,7 @@ from cacherl.core.models import Limits
 from cacherl.core.tasks import Task
 from cacherl.core.tools import Source, Tier, ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.reward.hybrid import Alphas
+from cacherl.reward.hybrid import Alphas, TrustBy
 from cacherl.rollout import (
     Rollout,
     episode_seed,
@@ -135,6 +135,32 @@ async def test_scores_ledgers_and_judges_reach_every_rollout(tmp_path: Path) -> 
     assert scored[0].ledger.live_calls == 0
     write_jsonl(tmp_path / "rollouts.jsonl", scored)
     assert list(read_jsonl(tmp_path / "rollouts.jsonl", Rollout)) == scored
+
+
+class Doubtful(Buttons):
+    """Tools whose recordings are right half the time."""
+
+    async def call(self, call: ToolCall) -> ToolResult:
+        return msgspec.structs.replace(await super().call(call), fidelity=0.5, source=Source.LIVE)
+
+
+async def test_calibrated_trust_reaches_the_reward_of_a_rollout() -> None:
+    """`[reward] trust` is only worth a key if rollouts are scored by it."""
+    task = button_task(0)
+    group = await rollout_group(
+        ScriptedModel([PRESS, OK]),
+        task,
+        lambda *_: Doubtful(),
+        group_size=2,
+        limits=LIMITS,
+        seed=0,
+    )
+
+    [by_tier] = await score_rollouts([task], [group])
+    [by_fidelity] = await score_rollouts([task], [group], trust=TrustBy.CALIBRATED)
+
+    assert [one.reward.alpha for one in by_tier if one.reward] == [0.6, 0.6]
+    assert [one.reward.alpha for one in by_fidelity if one.reward] == [0.3, 0.3]
 
 
 async def test_an_infrastructure_failure_is_not_scored() -> None:

@@ -27,7 +27,7 @@ from cacherl.core.models import Limits
 from cacherl.core.records import Record
 from cacherl.grpo import GRPOConfig
 from cacherl.render import Template
-from cacherl.reward.hybrid import Alphas
+from cacherl.reward.hybrid import Alphas, TrustBy
 from cacherl.reward.process import ProcessWeights
 from cacherl.select import SelectOptions
 from cacherl.sft import SFTConfig
@@ -138,6 +138,9 @@ class LimitsSection(Record, frozen=True, kw_only=True):
 class RewardSection(Record, frozen=True, kw_only=True):
     """The answer's share by worst tier, and the shares of the process's parts."""
 
+    trust: TrustBy = TrustBy.PAPER
+    """`paper`: the answer's share is that of the worst tier; `calibrated`: that of EXACT times the chance
+    that all observations are what live tools say (see `reward.hybrid`)."""
     alpha_exact: float = 0.60
     alpha_fuzzy: float = 0.30
     alpha_best_effort: float = 0.10

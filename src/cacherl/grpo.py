@@ -28,7 +28,7 @@ from cacherl.core.training import Dtype, LoRA, Progress, Scheduler
 from cacherl.core.trajectories import StopReason, TokenSegment
 from cacherl.render import ChatCodec
 from cacherl.reward.answer import Judge
-from cacherl.reward.hybrid import PAPER_ALPHAS, Alphas
+from cacherl.reward.hybrid import PAPER_ALPHAS, Alphas, TrustBy
 from cacherl.reward.process import DEFAULT_WEIGHTS, ProcessWeights
 from cacherl.rollout import OpenTools, Rollout, rollout_batch, score_rollouts
 from cacherl.token_chat import Engine, TokenChat
@@ -278,6 +278,7 @@ def grpo(
     judge: Judge | None = None,
     alphas: Alphas = PAPER_ALPHAS,
     weights: ProcessWeights = DEFAULT_WEIGHTS,
+    trust: TrustBy = TrustBy.PAPER,
     on_progress: Progress | None = None,
 ) -> GRPOSummary:
     """Train `model` on rollouts of the tasks and write the result to the folder `out`.
@@ -295,6 +296,7 @@ def grpo(
         judge: scores final answers; None scores by the tasks' own rules.
         alphas: the answer's share of the reward by worst tier.
         weights: the shares of the process's parts.
+        trust: what the answer's share follows.
         on_progress: told after every optimizer step.
 
     Raises:
@@ -321,6 +323,7 @@ def grpo(
                 judge,
                 alphas,
                 weights,
+                trust,
             )
         )
         metrics = metrics_of(groups)
@@ -348,6 +351,7 @@ async def _play(
     judge: Judge | None,
     alphas: Alphas,
     weights: ProcessWeights,
+    trust: TrustBy,
 ) -> list[list[Rollout]]:
     played = await rollout_batch(
         chat,
@@ -358,7 +362,9 @@ async def _play(
         # Each batch its own seed: a task that comes again must not be played the same way again.
         seed=config.seed * 1_000_003 + number,
     )
-    return await score_rollouts(batch, played, judge=judge, alphas=alphas, weights=weights)
+    return await score_rollouts(
+        batch, played, judge=judge, alphas=alphas, weights=weights, trust=trust
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -391,6 +391,7 @@ class Run:
                 limits=self.recipe.limits.limits(),
                 alphas=self.recipe.reward.alphas(),
                 weights=self.recipe.reward.weights(),
+                trust=self.recipe.reward.trust,
                 on_progress=told,
             )
         return {"model/model.safetensors": out / "model.safetensors"}, msgspec.to_builtins(summary)

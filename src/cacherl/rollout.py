@@ -23,6 +23,7 @@ from cacherl.reward.hybrid import (
     PAPER_ALPHAS,
     Alphas,
     HybridReward,
+    TrustBy,
     reward_of,
     tier_of,
 )
@@ -141,6 +142,7 @@ async def score_rollouts(
     judge: Judge | None = None,
     alphas: Alphas = PAPER_ALPHAS,
     weights: ProcessWeights = DEFAULT_WEIGHTS,
+    trust: TrustBy = TrustBy.PAPER,
 ) -> list[list[Rollout]]:
     """Return the groups with rewards and ledgers.
 
@@ -150,13 +152,16 @@ async def score_rollouts(
         judge: scores the final answers, all at once; None scores by the tasks' own answer rules.
         alphas: the answer's share by worst tier.
         weights: the shares of the process's parts.
+        trust: what the answer's share follows.
     """
 
     async def scored(task: Task, trajectory: Trajectory) -> Rollout:
         reward = None
         if trajectory.stop not in INFRASTRUCTURE:
             answer = await judge.score(task, trajectory) if judge else None
-            reward = reward_of(task, trajectory, answer=answer, alphas=alphas, weights=weights)
+            reward = reward_of(
+                task, trajectory, answer=answer, alphas=alphas, weights=weights, trust=trust
+            )
         return Rollout(trajectory=trajectory, reward=reward, ledger=ledger_of(trajectory.results))
 
     return [
