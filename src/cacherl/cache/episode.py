@@ -9,7 +9,7 @@ import inspect
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -302,21 +302,12 @@ class Episode:
         runs = live or self._live
         if runs is None:
             raise TypeError("a turn is open only where something can run")
-        try:
-            if turn.alone:
-                answer = await self._run(turn, runs)
-            else:
-                run = partial(self._run, turn, runs)
-                answer = await self._shared.flights.join(turn.flight, run)
-        except BaseException:
-            self.abandon(turn)
-            raise
-        return self.finish(turn, answer)
+        return await self.settle(turn, partial(self._run, turn, runs))
 
     def begin(self, call: ToolCall, *, brings_live: bool = False) -> ToolResult | Turn:
         """Answer a call from the cache, or return the turn in which its tool has to run.
 
-        A turn that was begun must be finished or abandoned.
+        A turn that was begun must be settled.
         """
         spec = self._specs.get(call.name)
         if spec is None:
@@ -344,6 +335,26 @@ class Episode:
         turn.alone = is_writer(spec.effects) or self.record is RecordMode.ALL
         turn.flight = (self.namespace, *same, self.scenario, self._split)
         return turn
+
+    async def settle(self, turn: Turn, run: Callable[[], Awaitable[Answer]]) -> ToolResult:
+        """Run an open turn's tool, unless an equal call is running it already; return the result."""
+        try:
+            flights = self._shared.flights
+            answer = await run() if turn.alone else await flights.join(turn.flight, run)
+        except BaseException:
+            self.abandon(turn)
+            raise
+        return self.finish(turn, answer)
+
+    def settle_blocking(self, turn: Turn, run: Callable[[], Answer]) -> ToolResult:
+        """Do what `settle` does, among threads."""
+        try:
+            flights = self._shared.flights
+            answer = run() if turn.alone else flights.join_blocking(turn.flight, run)
+        except BaseException:
+            self.abandon(turn)
+            raise
+        return self.finish(turn, answer)
 
     def finish(self, turn: Turn, answer: Answer) -> ToolResult:
         """Put an answer into the ledger and into the state; return it as this call's result."""
