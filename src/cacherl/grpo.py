@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cacherl.cache.ledger import HIGH_COUPLING, coupling, drawn_of, unsteady
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.models import Limits
 from cacherl.core.records import Record
@@ -155,6 +156,11 @@ class BatchMetrics(Record, frozen=True, kw_only=True):
     live_calls: int
     completion_tokens: float
     """Ids the policy wrote, a rollout."""
+    coupled_share: float = 0.0
+    """Mean of `cache.ledger.coupling` over the groups that met a tool which is not deterministic; 0
+    where none did."""
+    coupled_groups: int = 0
+    """Groups above `HIGH_COUPLING`."""
 
 
 class GRPOPoint(Record, frozen=True, kw_only=True):
@@ -194,6 +200,12 @@ class GRPOSummary(Record, frozen=True, kw_only=True):
     failed: int
     live_calls: int
     seconds: float
+    coupled_share: float = 0.0
+    """Mean over the batches that had any such group; see `BatchMetrics.coupled_share`."""
+    coupled_groups: float = 0.0
+    """Share of groups above `HIGH_COUPLING`."""
+    notes: tuple[str, ...] = ()
+    """What the person who trains should know, each with what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +350,7 @@ def grpo(
         work=work,
         on_progress=on_progress,
     )
-    return summary_of(points, resumed_from)
+    return summary_of(points, resumed_from, scale_rewards=config.scale_rewards)
 
 
 async def _play(
@@ -387,6 +399,7 @@ def metrics_of(groups: Sequence[Sequence[Rollout]]) -> BatchMetrics:
     ]
     tiers = Counter(r.ledger.worst for r in scored)
     calls = [sum(r.ledger.tiers.values()) for r in scored]
+    coupled = coupled_shares(groups)
     return BatchMetrics(
         rollouts=len(rollouts),
         failed=len(rollouts) - len(scored),
@@ -411,13 +424,45 @@ def metrics_of(groups: Sequence[Sequence[Rollout]]) -> BatchMetrics:
         early=_mean([float(count == 0) for count in calls]),
         live_calls=sum(r.ledger.live_calls for r in rollouts),
         completion_tokens=_mean([r.trajectory.usage.completion_tokens for r in scored]),
+        coupled_share=_mean(coupled),
+        coupled_groups=sum(share > HIGH_COUPLING for share in coupled),
     )
 
 
-def summary_of(points: Sequence[GRPOPoint], resumed_from: int) -> GRPOSummary:
+def coupled_shares(groups: Sequence[Sequence[Rollout]]) -> list[float]:
+    """Return the coupling of every group that met a tool which is not deterministic, in order.
+
+    A tool counts as such in all groups when its recordings say so in one.
+    """
+    drawn = [[drawn_of(rollout.trajectory.results) for rollout in group] for group in groups]
+    tools = unsteady(rollout for group in drawn for rollout in group)
+    met = [
+        group for group in drawn if any(each.tool in tools for rollout in group for each in rollout)
+    ]
+    return [coupling(group, tools) for group in met]
+
+
+def coupling_note(metrics: Sequence[BatchMetrics], scale_rewards: Scale) -> str | None:
+    """Return what to do about groups whose rollouts share their draws, or None where all is well."""
+    coupled = sum(batch.coupled_groups for batch in metrics)
+    if not coupled or scale_rewards is not Scale.GROUP:
+        return None
+    groups = sum(batch.groups for batch in metrics)
+    return (
+        f"{coupled} of {groups} groups got most answers of tools that are not deterministic from the "
+        "same few recordings: group-normalised advantages can flip sign. Record at least 4 "
+        'observations of such calls, or set `scale_rewards = "none"` in the [grpo] section.'
+    )
+
+
+def summary_of(
+    points: Sequence[GRPOPoint], resumed_from: int, *, scale_rewards: Scale = Scale.GROUP
+) -> GRPOSummary:
     """Return what the training was, from its curve."""
     fresh = [point for point in points if point.rollout_s > 0] or list(points)
     tenth = max(1, len(points) // 10)
+    batches = [point.batch for point in fresh]
+    note = coupling_note(batches, scale_rewards)
     return GRPOSummary(
         steps=points[-1].step,
         resumed_from=resumed_from,
@@ -429,4 +474,8 @@ def summary_of(points: Sequence[GRPOPoint], resumed_from: int) -> GRPOSummary:
         failed=sum(point.batch.failed for point in fresh),
         live_calls=sum(point.batch.live_calls for point in fresh),
         seconds=points[-1].seconds,
+        coupled_share=_mean([b.coupled_share for b in batches if b.coupled_share]),
+        coupled_groups=sum(b.coupled_groups for b in batches)
+        / max(1, sum(b.groups for b in batches)),
+        notes=() if note is None else (note,),
     )

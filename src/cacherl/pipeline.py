@@ -394,6 +394,8 @@ class Run:
                 trust=self.recipe.reward.trust,
                 on_progress=told,
             )
+        for note in summary.notes:
+            self.screen.note(note)
         return {"model/model.safetensors": out / "model.safetensors"}, msgspec.to_builtins(summary)
 
     def _replay(
