@@ -14,7 +14,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from cacherl.cache.fidelity import (
     Bin,
@@ -28,7 +29,9 @@ from cacherl.cache.fidelity import (
 )
 from cacherl.cache.hit import Scope
 from cacherl.cache.leave_one_out import Outcome, outcomes_of_tool
-from cacherl.cache.settings import Compare
+from cacherl.cache.settings import Compare, load_settings
+from cacherl.cache.snapshot import is_snapshot
+from cacherl.cache.sqlite import Mode
 from cacherl.cache.suspects import suspect_of
 from cacherl.cache.tool_cache import ToolCache
 from cacherl.core.errors import CacheError, MissingExtraError
@@ -48,6 +51,12 @@ _FOLDS = 5
 _BINS = 10
 _Z = 1.959964
 _SCORED = (Tier.FUZZY, Tier.BEST_EFFORT)
+
+
+class OpenCache(Protocol):
+    """Opens a cache by name (see `wiring.open_cache`)."""
+
+    def __call__(self, name: str, *, mode: Mode = "read") -> ToolCache: ...
 
 
 def calibrate(
@@ -161,6 +170,46 @@ def calibrate_and_keep(
     )
     keep_calibration(cache.store, found)
     return found
+
+
+def calibrate_named(
+    name: str,
+    *,
+    open_cache: OpenCache,
+    made_at: float,
+    settings: Path | None = None,
+    unit: Unit = Unit.OBSERVATION,
+    per_tool: int = PER_TOOL,
+    seed: int = 0,
+) -> Calibration:
+    """Calibrate a cache by its name and keep the result in it.
+
+    Args:
+        name: a file or a server's address.
+        open_cache: opens it.
+        made_at: now, in seconds since 1970 UTC.
+        settings: a settings file to look up by; None takes those kept in the cache.
+        unit: what is left out with each call.
+        per_tool: the most calls asked of one tool.
+        seed: of the choice, of the draws and of the folds.
+
+    Raises:
+        CacheError: no such cache, a damaged or a frozen one, or nothing is recorded.
+        RecipeError: the settings file is wrong.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    said = None if settings is None else load_settings(settings)
+    if "://" not in name and is_snapshot(Path(name)):
+        raise CacheError(
+            f"{name}: a snapshot is frozen. Calibrate the cache that it was frozen from "
+            f"(`cacherl cache calibrate CACHE`), then freeze it again (`cacherl cache freeze CACHE {name}`)."
+        )
+    open_cache(name).close()  # opened to write, a cache that is not there would be made
+    with open_cache(name, mode="write") as opened:
+        cache = opened
+        if said is not None:
+            cache = ToolCache(opened.store, name=opened.name, settings=said)
+        return calibrate_and_keep(cache, made_at=made_at, unit=unit, per_tool=per_tool, seed=seed)
 
 
 # ---- the fit

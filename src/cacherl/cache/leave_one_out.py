@@ -310,7 +310,7 @@ class LeavingIndex:
         self._hidden: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._keys) - len(self._hidden)
+        return len(self._keys)  # hidden ones too: `ToolCache` builds anew what looks empty
 
     def add(
         self, key: bytes, arguments: JsonObject, state: bytes, scenarios: frozenset[str]
