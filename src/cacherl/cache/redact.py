@@ -31,6 +31,7 @@ from cacherl.cache.entry import CacheEntry, Kept, RecordedCall
 from cacherl.cache.normalise import is_writer, plan_of
 from cacherl.cache.sensitive import PLACEHOLDER, RULES_VERSION, Found, Profile, Sweep
 from cacherl.cache.settings import Settings
+from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.state import NO_WRITES
 from cacherl.cache.store import CacheStore
 from cacherl.core.errors import CacheError
@@ -240,25 +241,30 @@ def make_key(cache: Path) -> bytes:
     known = read_key(cache)
     if known is not None:
         return known
+    _keep_key(cache, new_key())
+    made = read_key(cache)
+    if made is None:
+        raise CacheError(
+            f"{key_path(cache)}: the redaction key vanished while it was made. Run the command again."
+        )
+    return made
+
+
+def _keep_key(cache: Path, key: bytes) -> None:
+    """Keep a key beside a cache that has none; it appears whole, and an older one stays."""
     path = key_path(cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(new_key().hex() + "\n")
+            handle.write(key.hex() + "\n")
             handle.flush()
             os.fsync(handle.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(building, path)  # appears whole or not at all
+            os.link(building, path)
     finally:
         building.unlink(missing_ok=True)
-    made = read_key(cache)
-    if made is None:
-        raise CacheError(
-            f"{path}: the redaction key vanished while it was made. Run the command again."
-        )
-    return made
 
 
 # ---- caches ------------------------------------------------------------------------------------
@@ -493,3 +499,48 @@ def _settings_of(store: CacheStore) -> Settings:
 
 def _unknown(tool: str) -> ToolSpec:
     return ToolSpec(name=tool, description="", parameters={"type": "object"})
+
+
+def redact_file(
+    source: CacheStore, out: Path, profile: Profile, *, source_file: Path | None = None
+) -> Redacted:
+    """Make a redacted copy of a cache in a new file: it appears whole or not at all.
+
+    A source that was redacted before hands its key on where it is at hand, so that what found a
+    recording before still does.
+
+    Raises:
+        CacheError: the file exists, or the key cannot be read.
+    """
+    if out.exists():
+        raise CacheError(f"{out}: exists already. Choose another file for the redacted copy.")
+    before = redaction_note(source)
+    key = None if before is None else _matching_key(before, source_file)
+    if key is not None and not os.environ.get(KEY_VARIABLE):
+        _keep_key(out, key)
+    redactor = Redactor(profile, make_key(out) if key is None else key)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = out.with_name(f".{out.name}.{os.getpid()}.new")
+    _remove(building)
+    try:
+        target = SqliteStore(building, mode="write")
+        try:
+            found = redact_into(source, target, redactor)
+        finally:
+            target.close()
+        building.replace(out)
+    finally:
+        _remove(building)
+    return found
+
+
+def _matching_key(note: RedactionNote, file: Path | None) -> bytes | None:
+    key = read_key(file)
+    if key is None or Redactor(note.profile, key).fingerprint != note.key:
+        return None
+    return key
+
+
+def _remove(file: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
