@@ -39,6 +39,34 @@ def count_words(note_id: str) -> str:
     return str(len(notes[note_id].split()))
 
 
+@server.tool(
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True), structured_output=False
+)
+def find_pages(query: str) -> str:
+    """Ask the world outside."""
+    return f"pages about {query}"
+
+
+@server.tool(
+    annotations=ToolAnnotations(read_only_hint=False, idempotent_hint=True),
+    structured_output=False,
+)
+def put_note(note_id: str, text: str) -> str:
+    """Write one note; twice is once."""
+    notes[note_id] = text
+    return "put"
+
+
+@server.tool(
+    annotations=ToolAnnotations(read_only_hint=True, destructive_hint=True),
+    structured_output=False,
+)
+def tidy() -> str:
+    """Say two things at once of itself."""
+    notes.clear()
+    return "tidied"
+
+
 @server.tool(structured_output=False)
 async def sleep(seconds: float) -> str:
     """Answer late."""

@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cacherl.adapters.mcp_tools import McpServer, McpTools, McpWorld, error_class_of
+from cacherl.cache.replay import ReplayTools
+from cacherl.cache.settings import parse_settings
+from cacherl.cache.tool_cache import ToolCache
 from cacherl.core.errors import DataError, ToolError
 from cacherl.core.jsonl import read_jsonl, write_jsonl
-from cacherl.core.messages import ToolCall
+from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.models import Limits
 from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
@@ -196,6 +200,65 @@ async def test_a_world_lists_its_tools_even_inside_an_event_loop() -> None:
     assert specs["read_note"].parameters["required"] == ["note_id"]
 
 
+async def test_annotations_stand_for_effects_as_far_as_they_go(tools: McpTools) -> None:
+    """A server that declares nothing of ours still says what it only reads and what it does twice as once."""
+    effects = {spec.name: spec.effects for spec in await tools.start()}
+
+    assert effects["read_note"] == Effects(reads=("*",))
+    assert effects["find_pages"] == Effects(reads=("*",), open_world=True)
+    assert effects["put_note"] == Effects(reads=("*",), writes=("*",), idempotent=True)
+    assert effects["write_note"] == effects["tidy"] == UNDECLARED
+    # `_meta` wins over the annotations, which call this tool a writer.
+    assert effects["count_words"] == Effects(reads=("note:{note_id}",))
+
+
+async def test_what_people_say_wins_over_what_a_server_says_of_itself(tools: McpTools) -> None:
+    """Annotations are hints from whoever wrote the server, and some set all of them wrong."""
+    specs = {spec.name: spec for spec in await tools.start()}
+    settings = parse_settings(
+        """
+        [tools.write_note]
+        writes = ["note:{note_id}"]
+        [tools."notes/count_words"]
+        reads = ["*"]
+        """,
+        "cache.toml",
+    )
+
+    def applied(name: str) -> Effects:
+        return settings.applied("notes", specs[name]).effects
+
+    assert applied("write_note") == Effects(reads=("*",), writes=("note:{note_id}",))
+    assert applied("count_words") == Effects(reads=("*",))
+    assert applied("put_note") == specs["put_note"].effects
+
+
+async def test_a_note_put_twice_over_mcp_is_one_state(tools: McpTools) -> None:
+    """What the server annotates reaches the keys of the cache."""
+    task_of_notes = msgspec.structs.replace(task(1), tools=tuple(await tools.start()))
+    read, put = call("read_note", note_id="n1"), call("put_note", note_id="n1", text="new")
+    played = (put, put, read)
+    answers = [await tools.call(each) for each in played]
+    with ToolCache.open(":memory:") as cache:
+        messages = [AssistantMessage(calls=(each,)) for each in played]
+        cache.record_trajectory(
+            task_of_notes,
+            Trajectory(
+                task_id="t1",
+                policy="p",
+                messages=tuple(messages),
+                results=tuple(answers),
+                stop=StopReason.ANSWER,
+            ),
+        )
+        replayed = ReplayTools(cache, task_of_notes)
+        got = [await replayed.call(each) for each in (put, read)]
+
+    # Recorded after two puttings, and right after one.
+    assert [each.tier for each in got] == [Tier.EXACT, Tier.EXACT]
+    assert got[1].text == "new"
+
+
 def test_tasks_come_from_the_file_by_split_and_seed(tmp_path: Path) -> None:
     """The same seed gives the same tasks; a task without tools is offered all of them."""
     path = tmp_path / "tasks.jsonl"
@@ -270,7 +333,8 @@ async def test_the_desk_over_mcp_answers_as_the_desk_itself(tmp_path: Path) -> N
             (r.text, r.error_class) for r in here.results
         ]
         assert there.final_state is None  # nobody can ask an MCP server for its state
-    assert [spec.parameters for spec in remote.specs] == [spec.parameters for spec in desk.specs]
+    # Effects too: a recording made over MCP and one made here have the same keys.
+    assert list(remote.specs) == list(desk.specs)
 
 
 async def test_a_server_that_refuses_its_scenario_is_quoted() -> None:

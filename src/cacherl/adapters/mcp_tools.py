@@ -71,30 +71,51 @@ class McpServer:
 def spec_of(server: McpServer, tool: mcp_types.Tool) -> ToolSpec:
     """Return a listed tool as we know tools.
 
-    Effects come from the recipe, else from `_meta`, else from the annotations: `readOnlyHint` reads
-    everything and writes nothing; any other tool counts as a writer of everything.
+    Effects come from the recipe, else from `_meta`, else from the annotations. The settings of a cache
+    win over all three.
+
+    Raises:
+        ToolError: what the server says under `cacherl/effects` is no effects.
     """
-    declared = (tool.meta or {}).get(EFFECTS_META)
-    if tool.name in server.effects:
-        effects = server.effects[tool.name]
-    elif declared is not None:
-        try:
-            effects = msgspec.convert(declared, Effects)
-        except msgspec.ValidationError as error:
-            raise ToolError(
-                f"the MCP server {server.name}: {EFFECTS_META} of its tool {tool.name} is no effects ({error}). "
-                'Write {"reads": [...], "writes": [...]}.'
-            ) from error
-    elif tool.annotations is not None and tool.annotations.read_only_hint:
-        effects = READ_ONLY
-    else:
-        effects = UNDECLARED
     return ToolSpec(
         name=server.offered(tool.name),
         description=tool.description or "",
         parameters={"type": "object", **tool.input_schema},
-        effects=effects,
+        effects=_effects(server, tool),
     )
+
+
+def _effects(server: McpServer, tool: mcp_types.Tool) -> Effects:
+    if tool.name in server.effects:
+        return server.effects[tool.name]
+    declared = (tool.meta or {}).get(EFFECTS_META)
+    if declared is None:
+        return annotated_effects(tool.annotations)
+    try:
+        return msgspec.convert(declared, Effects)
+    except msgspec.ValidationError as error:
+        raise ToolError(
+            f"the MCP server {server.name}: {EFFECTS_META} of its tool {tool.name} is no effects ({error}). "
+            'Write {"reads": [...], "writes": [...]}.'
+        ) from error
+
+
+def annotated_effects(annotations: mcp_types.ToolAnnotations | None) -> Effects:
+    """Return the effects that MCP's annotations stand for. They are hints: no resource is named.
+
+    `readOnlyHint` reads everything and writes nothing, and with `openWorldHint` its answers age;
+    `idempotentHint` writes everything, twice as once; any other tool writes everything. A tool that
+    calls itself read-only and destructive is believed the worse of the two.
+    """
+    if annotations is None or (annotations.read_only_hint and annotations.destructive_hint):
+        return UNDECLARED
+    if annotations.read_only_hint:
+        # Said, that is: MCP's default is true, and says nothing.
+        open_world = annotations.open_world_hint is True
+        return msgspec.structs.replace(READ_ONLY, open_world=open_world)
+    if annotations.idempotent_hint:
+        return msgspec.structs.replace(UNDECLARED, idempotent=True)
+    return UNDECLARED
 
 
 class _Connection:

@@ -9,12 +9,16 @@ import asyncio
 from typing import Any
 
 import click
+import msgspec
 
 from cacherl.core.errors import CacheRLError, MissingExtraError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tools import ToolSpec
 from cacherl.worlds.desk.tools import SPECS, DeskTools
 from cacherl.worlds.desk.world import scenario_named
+
+EFFECTS_META = "cacherl/effects"
+"""Where `adapters.mcp_tools` looks for what a tool reads and writes; annotations cannot say it."""
 
 _DESTRUCTIVE = frozenset({"cancel_order", "refund_order", "close_ticket", "cancel_slot"})
 _SAME_TWICE = frozenset({"change_address"})
@@ -37,6 +41,7 @@ async def _serve(tools: DeskTools) -> None:
                 idempotent_hint=reads_only or spec.name in _SAME_TWICE,
                 open_world_hint=False,
             ),
+            _meta={EFFECTS_META: msgspec.to_builtins(spec.effects)},
         )
 
     async def list_tools(context: Any, params: Any) -> types.ListToolsResult:
