@@ -7,6 +7,15 @@ import math
 import msgspec
 
 from cacherl.agent import run_episode
+from cacherl.cache.fidelity import (
+    Bin,
+    Calibration,
+    Estimate,
+    Looks,
+    Reliability,
+    Suspect,
+    Unit,
+)
 from cacherl.core.models import Limits
 from cacherl.core.tools import Tier
 from cacherl.core.trajectories import StopReason
@@ -68,6 +77,67 @@ def rows(policy: str, strength: float, *, live: bool) -> list[EvalRow]:
             )
         )
     return out
+
+
+def calibration() -> Calibration:
+    """Return a calibration of a cache with one sound and one doubtful tool."""
+
+    def found(tool: str, tier: Tier, n: float, same: float, fidelity: float) -> Estimate:
+        return Estimate(
+            namespace="desk" if tool else "",
+            tool=tool,
+            tier=tier,
+            state_matched=tier is not Tier.BEST_EFFORT,
+            n=n,
+            same=same,
+            fidelity=fidelity,
+            low=fidelity - 0.061,
+            high=fidelity + 0.012,
+        )
+
+    return Calibration(
+        made_at=0.0,
+        cache="train.sqlite",
+        calls=4182,
+        observations=4400,
+        scenarios=300,
+        unit=Unit.OBSERVATION,
+        seed=0,
+        per_tool=300,
+        asked=913,
+        answered={Tier.EXACT: 702.0, Tier.BEST_EFFORT: 118.0, Tier.MISS: 93.0},
+        estimates=(
+            found("", Tier.EXACT, 702.0, 694.0, 0.983),
+            found("", Tier.BEST_EFFORT, 118.0, 27.5, 0.241),
+            found("get_order", Tier.EXACT, 611.0, 611.0, 0.987),
+            found("search_kb", Tier.EXACT, 91.0, 83.0, 0.912),
+            found("search_kb", Tier.BEST_EFFORT, 118.0, 27.5, 0.236),
+        ),
+        reliability=Reliability(
+            n=820.0,
+            folds=5,
+            error=0.0173,
+            bins=(
+                Bin(low=0.2, high=0.3, n=118.0, stated=0.24, observed=0.21),
+                Bin(low=0.9, high=1.0, n=702.0, stated=0.981, observed=0.989),
+            ),
+        ),
+        suspects=(
+            Suspect(
+                namespace="desk",
+                tool="search_kb",
+                contradicted=8,
+                repeated=31,
+                within_episode=False,
+                reads=(),
+                paths=("$",),
+                arguments='{"query":"boots"}',
+                answers=("[]", '["boots 17"]'),
+                looks=Looks.UNCLEAR,
+                advice="answers differ though nothing it reads was written: declare what it reads",
+            ),
+        ),
+    )
 
 
 async def sample_report() -> ReportData:
@@ -135,6 +205,7 @@ async def sample_report() -> ReportData:
         live_calls_in_training=0,
         teacher=TeacherCost(usd=0.0, calls=0, prompt_tokens=0, completion_tokens=0),
         cache_stats={"entries": 4182, "tools": 14, "errors_recorded": 301, "mean_fidelity": 0.973},
+        calibration=calibration(),
         transcripts=(
             Transcript(task=task, played=played),
             Transcript(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cacherl.cache.fidelity import Calibration
 from cacherl.core.messages import AssistantMessage, ToolMessage, UserMessage
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.report import Curve, ModelReport, ReportData, Transcript, render_report, write_report
@@ -96,6 +97,7 @@ def test_nothing_a_model_or_tool_wrote_becomes_markup(sample: ReportData) -> Non
         cache_stats={HOSTILE: HOSTILE},
         stage_wall_s={HOSTILE: 1.0},
         notes=(HOSTILE,),
+        calibration=_hostile(sample.calibration),
         transcripts=(Transcript(task=task, played={HOSTILE: trajectory}),),
     )
 
@@ -107,6 +109,23 @@ def test_nothing_a_model_or_tool_wrote_becomes_markup(sample: ReportData) -> Non
     assert not tags & {"script", "img"}
     assert "{{ 7*7 }}" in page
     assert page.count("&lt;script&gt;") >= 10
+
+
+def _hostile(calibration: Calibration | None) -> Calibration | None:
+    """Return the calibration of tools that wrote what they could."""
+    if calibration is None:
+        return None
+    suspect = msgspec.structs.replace(
+        calibration.suspects[0],
+        tool=HOSTILE,
+        arguments=HOSTILE,
+        answers=(HOSTILE, HOSTILE),
+        advice=HOSTILE,
+    )
+    estimates = tuple(
+        msgspec.structs.replace(each, tool=each.tool and HOSTILE) for each in calibration.estimates
+    )
+    return msgspec.structs.replace(calibration, suspects=(suspect,), estimates=estimates)
 
 
 def written_forms(value: Any) -> Iterator[str]:
@@ -164,6 +183,24 @@ def test_the_headline_figures_are_the_first_and_last_models(sample: ReportData) 
         f"From {percent(first.process_accuracy.mean)} % to {percent(last.process_accuracy.mean)} % "
         "of the right tool calls, without a live call in training"
     ) in text
+
+
+def test_the_page_says_how_often_the_cache_is_right_and_which_tools_contradict_themselves(
+    sample: ReportData,
+) -> None:
+    """Training on answers nobody checked is the first thing a reader will ask about."""
+    page = render_report(sample)
+    text = " ".join("".join(read_page(page).text).split())
+
+    assert sample.calibration is not None
+    assert 'aria-label="Stated fidelity against the share that was right"' in page
+    assert re.search(r">118</text>", page)
+    assert re.search(r">702</text>", page)
+    assert "Expected calibration error 1.7 points over 820 answers" in text
+    assert "search_kb contradicts itself: 8 of 31 repeated calls" in text
+    assert "best effort, other state" in text
+    bare = msgspec.structs.replace(sample, calibration=None)
+    assert "How often the cache is right" not in render_report(bare)
 
 
 def test_live_calls_in_training_are_shown_when_there_were_any(sample: ReportData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cacherl.cache.fidelity import Calibration
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
@@ -84,6 +85,8 @@ class ReportData(Record, frozen=True, kw_only=True):
     training_usd: float | None = None
     cache_stats: dict[str, int | float | str] = {}
     """Facts about the cache, as `cacherl cache stats` names them."""
+    calibration: Calibration | None = None
+    """What the training cache's own recordings say of its answers."""
     transcripts: tuple[Transcript, ...] = ()
     notes: tuple[str, ...] = ()
     """Caveats a reader must know: what was missed, and why."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cacherl.cache.fidelity import Calibration, Estimate
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.messages import (
@@ -18,6 +19,7 @@ from cacherl.core.messages import (
     UserMessage,
 )
 from cacherl.core.tasks import Task
+from cacherl.core.tools import Tier
 from cacherl.core.trajectories import Trajectory
 from cacherl.metrics import (
     EvalSummary,
@@ -34,7 +36,16 @@ from cacherl.reward.process import process_accuracy
 RESULT_CHARS = 280  # of a tool result on the page; the trajectory file has the whole
 THINKING_CHARS = 1200
 
-FIGURES = ("process_accuracy", "end_to_end", "families", "sft_loss", "grpo", "kl", "tiers")
+FIGURES = (
+    "process_accuracy",
+    "end_to_end",
+    "families",
+    "sft_loss",
+    "grpo",
+    "kl",
+    "tiers",
+    "reliability",
+)
 GROUPS = {
     "seen": "wordings seen in training",
     "new": "wordings never seen",
@@ -154,6 +165,7 @@ def _view(data: ReportData) -> dict[str, Any]:
         "pairs": [model for model in data.models if model.live and model.cached],
         "wall_s": sum(data.stage_wall_s.values()),
         "transcripts": [_transcript(one, names) for one in data.transcripts],
+        "trust": _trust(data.calibration),
     }
 
 
@@ -191,9 +203,33 @@ def _figures(data: ReportData, scored: Sequence[tuple[str, EvalSummary]]) -> dic
         figures["kl"] = plots.curves_figure(
             {"KL": data.grpo["kl"]}, name="grpo-kl", label="KL to the reference over steps"
         )
+    if data.calibration and data.calibration.reliability:
+        figures["reliability"] = plots.reliability_figure(data.calibration.reliability.bins)
     if any(curve.values for curve in data.grpo_tier_mix.values()):
         figures["tiers"] = plots.tier_figure(data.grpo_tier_mix)
     return figures
+
+
+def _trust(calibration: Calibration | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    rows = [
+        {"name": each.tool, "tier": _tier(each), "found": each}
+        for each in calibration.estimates
+        if each.scenario_matched is None
+    ]
+    return {
+        "pools": [row for row in rows if not row["name"]],
+        "tools": sorted(
+            (row for row in rows if row["name"]),
+            key=lambda row: (row["found"].namespace, row["name"]),
+        ),
+        "missed": calibration.answered.get(Tier.MISS, 0.0),
+    }
+
+
+def _tier(each: Estimate) -> str:
+    return each.tier.value.replace("_", " ") + ("" if each.state_matched else ", other state")
 
 
 def _failure_rows(scored: Sequence[tuple[str, EvalSummary]]) -> list[dict[str, Any]]:

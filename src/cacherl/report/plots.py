@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cacherl.cache.fidelity import Bin
 from cacherl.core.errors import MissingExtraError
 from cacherl.metrics import GroupScore, Interval
 from cacherl.report.data import Curve
@@ -141,6 +142,38 @@ def tier_figure(tiers: Mapping[str, Curve]) -> str:
     _label_ends(axes, ends, single=False)
     axes.set_xlabel("step", color=INK, fontsize=9)
     return _svg(figure, "tiers", "Rollouts by worst tier")
+
+
+def reliability_figure(bins: Sequence[Bin]) -> str:
+    """Return what was stated against what came true: a dot a bin, with how many answers it holds."""
+    figure, axes = _figure(width=4.2, height=3.4)
+    axes.plot([0, 1], [0, 1], color=FAINT, lw=1.2, ls=(0, (4, 3)))
+    most = max((each.n for each in bins), default=1.0)
+    for each in bins:
+        axes.plot([each.stated] * 2, [each.stated, each.observed], color=SERIES[2], lw=1.2)
+        size = 5.0 + 8.0 * (each.n / most) ** 0.5
+        axes.plot(
+            [each.stated], [each.observed], marker="o", ms=size, color=SERIES[2], alpha=0.9, lw=0
+        )
+        above = each.observed < 0.9  # a label must not leave the figure
+        axes.annotate(
+            f"{each.n:,.0f}",
+            (each.stated, each.observed),
+            xytext=(0, 9 if above else -9),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            color=INK,
+            fontsize=8,
+        )
+    axes.set_xlim(-0.02, 1.04)
+    axes.set_ylim(-0.02, 1.04)
+    _percent_axis(axes)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.grid(axis="y", color=FAINT, lw=0.5, alpha=0.5)
+    axes.set_xlabel("stated fidelity", color=INK, fontsize=9)
+    axes.set_ylabel("really the same", color=INK, fontsize=9)
+    return _svg(figure, "reliability", "Stated fidelity against the share that was right")
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
