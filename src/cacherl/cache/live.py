@@ -64,6 +64,10 @@ class SingleFlight(Generic[T]):
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[T | _Abandoned]] = {}
 
+    def __len__(self) -> int:
+        """How many calls are on their way."""
+        return len(self._flights)
+
     async def join(self, key: Hashable, run: Callable[[], Awaitable[T]]) -> T:
         """Return what `run`, or an equal call that is on its way already, returns."""
         key = ("task", key)
