@@ -26,6 +26,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
+from cacherl.cache import redact
 from cacherl.cache.canonical import decode_canonical
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall, merged
 from cacherl.cache.key import CANON_VERSION
@@ -57,7 +58,7 @@ from cacherl.core.tools import Effects, ErrorClass, Source, ToolSpec
 Opener = Callable[..., ToolCache]
 """Opens a cache by name, with `mode="write"` where told: `ToolCache.open`, or one that knows more names."""
 
-REDACTION = "redaction"
+REDACTION = redact.NOTE
 SETTINGS = "settings"
 
 _BATCH_CALLS = 1000
@@ -110,6 +111,8 @@ class Merged(Record, frozen=True, kw_only=True):
     disagreements: tuple[Disagreement, ...]
     left_out: int
     """Calls recorded under other normalisation rules: rekey the source, then merge it again."""
+    redacted: bool
+    """Queries need the key that the sources were redacted with; it is in no cache and in no export."""
 
 
 def merge(out: Path, sources: Sequence[str], *, open_cache: Opener = ToolCache.open) -> Merged:
@@ -135,7 +138,7 @@ def merge(out: Path, sources: Sequence[str], *, open_cache: Opener = ToolCache.o
                 continue
             with opened(name, open_cache) as source:
                 merge_store(store, source, tally)
-    return tally.summary()
+        return tally.summary(store)
 
 
 def import_file(file: Path, out: str, *, open_cache: Opener = ToolCache.open) -> Merged:
@@ -159,7 +162,7 @@ def import_file(file: Path, out: str, *, open_cache: Opener = ToolCache.open) ->
         else:
             with opened(str(file), open_cache) as source, cache.store.batch():
                 merge_store(cache.store, source, tally)
-    return tally.summary()
+        return tally.summary(cache.store)
 
 
 @contextlib.contextmanager
@@ -197,7 +200,7 @@ def merge_store(store: CacheStore, source: CacheStore, tally: _Tally | None = No
         _absorb(store, page, tally)
     if isinstance(source, SqliteStore):
         tally.counts["left_out"] += source.stale()
-    return tally.summary()
+    return tally.summary(store)
 
 
 class _Tally:
@@ -220,7 +223,7 @@ class _Tally:
             )
         )
 
-    def summary(self) -> Merged:
+    def summary(self, store: CacheStore) -> Merged:
         return Merged(
             path=self.path,
             sources=tuple(self.sources),
@@ -231,6 +234,7 @@ class _Tally:
             shown=tuple(self.shown),
             disagreements=tuple(self.disagreements),
             left_out=self.counts["left_out"],
+            redacted=store.note(REDACTION) is not None,
         )
 
 
@@ -422,8 +426,8 @@ def _same_redaction(
         plain = f" {second if one else first} has none." if None in said else ""
         raise CacheError(
             f"{first} and {second} were redacted by different rules.{plain} Merged, one's secrets would "
-            "stand in a cache that says it has none, or its calls would not be found. Record or "
-            "redact one again by the other's profile and key, then merge."
+            "stand in a cache that says it has none, or its calls would not be found. Bring one to the "
+            "other's profile and key with `cacherl cache redact`, then merge."
         )
 
 

@@ -54,6 +54,8 @@ def cache_import(file: Path, path: str, json_out: bool) -> None:
 
 
 def _tell_merged(found: Merged, json_out: bool) -> None:
+    from cacherl.cache.redact import KEY_VARIABLE, key_path
+
     if json_out:
         click.echo(as_json(found))
         return
@@ -74,6 +76,11 @@ def _tell_merged(found: Merged, json_out: bool) -> None:
         click.echo(
             f"! {_calls(found.left_out)} left out, recorded under other rules: "
             "`cacherl cache rekey SOURCE`, then merge again"
+        )
+    if found.redacted and "://" not in found.path and not key_path(Path(found.path)).exists():
+        click.echo(
+            f"! redacted: to look calls up, copy the source's key to {key_path(Path(found.path))}, "
+            f"or set {KEY_VARIABLE}"
         )
     if any(each.what == "tool" for each in found.disagreements):
         click.echo(f"Next: cacherl cache rekey {found.path} --dry-run")
