@@ -16,9 +16,12 @@ import abc
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
+from struct import pack
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -48,8 +51,7 @@ NOBODY: Numbers = np.zeros(0, dtype=np.uint32)
 _BIT_COUNTS = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbour:
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     """A recorded call that is not the call asked for."""
 
     key: bytes
@@ -114,7 +116,8 @@ class LooseIndex(Protocol):
 
 def name_of(kind: str, said: bytes) -> int:
     """Return a 64-bit name: equal for equal things, hardly ever for others."""
-    return int.from_bytes(blake2b(kind.encode() + b"\n" + said, digest_size=8).digest(), "little")
+    # One kind never takes another's name: they are hashed as different families.
+    return int.from_bytes(blake2b(said, digest_size=8, person=kind.encode()).digest(), "little")
 
 
 def state_name(state: bytes) -> int:
@@ -122,8 +125,7 @@ def state_name(state: bytes) -> int:
     return name_of("state", state)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wording:
+class Wording(msgspec.Struct, frozen=True, kw_only=True):
     """The names by which a call with texts is found by FUZZY."""
 
     bucket: int
@@ -142,29 +144,37 @@ def worded(shape: Shape, state: bytes) -> Wording | None:
     """Return the names of a call's wording, or None where it has no text."""
     if not shape.texts:
         return None
-    guards = [shape.gate, state]
+    said = [str(len(shape.gate)), state.hex()]
     words = set()
     signature = 0
     for place, text in shape.texts:
         profile = text_profile(text)
-        said = "\x1e".join(
-            (place, "\x1f".join(profile.guarded), "\x1f".join(profile.quoted))
-        )  # what a match cannot do without (see match.same_saying)
-        guards.append(b"%s\x1e%d" % (_bytes(said), profile.negations))
+        # What a match cannot do without: see `match.same_saying`.
+        said.append(
+            f"{place}\x1e{profile.negations}\x1e{_LISTED(profile.guarded)}"
+            f"\x1e{_LISTED(profile.quoted)}"
+        )
         for stem in profile.stems:
-            word = name_of("word", _bytes(f"{place}~{stem}"))
+            word = _word(place, stem)
             words.add(word)
             signature |= 1 << (word & 63)
-    bucket = name_of("bucket", b"\n".join(b"%d:%s" % (len(part), part) for part in guards))
+    bucket = name_of("bucket", shape.gate + _bytes("\n".join(said)))
     ordered = tuple(sorted(words))
-    packed = b"".join(word.to_bytes(8, "little") for word in (bucket, *ordered))
     return Wording(
         bucket=bucket,
-        bag=name_of("bag", packed),
+        bag=name_of("bag", pack(f"<{len(ordered) + 1}Q", bucket, *ordered)),
         words=ordered,
         signature=signature,
         single=len(shape.texts) == 1,
     )
+
+
+_LISTED = "\x1f".join
+
+
+@lru_cache(maxsize=1 << 16)
+def _word(place: str, stem: str) -> int:
+    return name_of("word", _bytes(f"{place}~{stem}"))
 
 
 def word_name(bucket: Any, word: Any) -> Any:
@@ -172,8 +182,7 @@ def word_name(bucket: Any, word: Any) -> Any:
     return bucket ^ word
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an index keeps of one call."""
 
     features: tuple[int, ...]
@@ -328,6 +337,8 @@ class Search(abc.ABC):
         if own_only:
             own = self._own(scenario) if scenario is not None else NOBODY
             numbers = numbers[_among(own, numbers)]
+        if len(numbers) < 2:
+            return numbers  # to try it costs less than to judge it
         signatures, sizes = self._wordings(numbers)
         asked = np.uint64(wording.signature)
         size = len(wording.words)
