@@ -222,6 +222,7 @@ class _Function:
         self._signature = inspect.signature(function)
         returns = typing.get_type_hints(function, include_extras=True).get("return", Any)
         try:
+            msgspec.json.schema(returns)  # refuses what a decoder would take on trust
             self._decoder = msgspec.json.Decoder(returns)
         except TypeError as error:
             raise RecipeError(
