@@ -20,8 +20,11 @@ import msgspec
 
 from cacherl import __version__, wiring
 from cacherl.augment import augment
+from cacherl.cache.calibrate import calibrate_and_keep
+from cacherl.cache.fidelity import kept_calibration
 from cacherl.cache.replay import ReplayTools
 from cacherl.cache.tool_cache import ToolCache
+from cacherl.core.errors import MissingExtraError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split, Task
@@ -52,6 +55,7 @@ from cacherl.report.data import (
 )
 from cacherl.report.page import write_report
 from cacherl.reward.answer import answer_ok, is_meta_reasoning
+from cacherl.reward.hybrid import TrustBy
 from cacherl.reward.process import process_reward
 from cacherl.select import Scorers, select
 from cacherl.sft import SFTPoint, sft
@@ -124,7 +128,7 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     stamp = _stamp(weights) if weights.is_file() else model
     tasks = digest_of([recipe.world, recipe.tasks])
     recorded = digest_of([tasks, recipe.record, recipe.limits])
-    cached = digest_of([recorded, "cache"])
+    cached = digest_of([recorded, "cache", "calibrated"])
     augmented = digest_of([recorded, recipe.augment])
     selected = digest_of([augmented, recipe.select])
     tuned = digest_of([selected, recipe.sft, recipe.model, stamp])
@@ -294,6 +298,8 @@ class Run:
                     cache.record_trajectory(tasks[trajectory.task_id], trajectory)
                     if number % 50 == 0 or number == len(trajectories):
                         self.screen.progress(stage, f"{name} cache", number, len(trajectories), "")
+                if name == "train":
+                    self._calibrate(stage, cache)
                 stats = cache.stats()
             facts[name] = {
                 "calls": stats.calls,
@@ -305,6 +311,21 @@ class Run:
             }
             outputs[path.name] = path
         return outputs, facts
+
+    def _calibrate(self, stage: Stage, cache: ToolCache) -> None:
+        """Keep with the training cache how often its answers are right, where that can be measured."""
+
+        def told(done: int, total: int) -> None:
+            self.screen.progress(stage, "tools calibrated", done, total, "")
+
+        if not cache.store.tools():
+            return
+        try:
+            calibrate_and_keep(cache, made_at=datetime.now(UTC).timestamp(), on_tool=told)
+        except MissingExtraError as error:
+            if self.recipe.reward.trust is TrustBy.CALIBRATED:
+                raise
+            self.screen.note(f"the cache was not calibrated: {error}")
 
     def _augment(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         tasks = self._read_tasks("train")
@@ -564,6 +585,9 @@ class Run:
         losses = list(read_jsonl(self._file(Stage.SFT, "work/curve.jsonl"), SFTPoint))
         augmented = self.folder.note(Stage.AUGMENT)
         cache = self.folder.note(Stage.CACHE)
+        train_cache = self._file(Stage.CACHE, "train.sqlite")
+        with ToolCache.open(train_cache) as recordings:
+            calibration = kept_calibration(recordings.store, name=recordings.name)
         facts = augmented.facts if augmented else {}
         tiers = sorted({tier for p in points for tier in p.batch.tiers}, key=lambda t: t.rank)
         kl = [p.kl for p in points if p.kl is not None]
@@ -609,8 +633,20 @@ class Run:
                 for key, value in values.items()
                 if isinstance(value, int | float | str)
             },
+            calibration=calibration,
             transcripts=self._transcripts(),
             next_commands=(
+                *(
+                    [
+                        NextCommand(
+                            why="Measure how often the training cache is right",
+                            command="pip install 'cacherl[calibrate]' && "
+                            f"cacherl run {self.recipe_path} --redo cache",
+                        )
+                    ]
+                    if calibration is None
+                    else []
+                ),
                 NextCommand(
                     why="Measure the trained model on fresh tasks of any seed",
                     command=f"cacherl eval {self.folder.root}/grpo/model --suite desk --split test "
@@ -618,7 +654,7 @@ class Run:
                 ),
                 NextCommand(
                     why="Ask the training cache about one call",
-                    command=f"cacherl cache stats {self.folder.root}/cache/train.sqlite",
+                    command=f"cacherl cache stats {train_cache}",
                 ),
                 NextCommand(
                     why="Plan the same for a 4 B model on a GPU",

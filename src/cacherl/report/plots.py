@@ -155,7 +155,7 @@ def reliability_figure(bins: Sequence[Bin]) -> str:
         axes.plot(
             [each.stated], [each.observed], marker="o", ms=size, color=SERIES[2], alpha=0.9, lw=0
         )
-        above = each.observed < 0.9  # a label must not leave the figure
+        above = each.observed >= each.stated  # not on the line to the diagonal
         axes.annotate(
             f"{each.n:,.0f}",
             (each.stated, each.observed),
@@ -167,7 +167,7 @@ def reliability_figure(bins: Sequence[Bin]) -> str:
             fontsize=8,
         )
     axes.set_xlim(-0.02, 1.04)
-    axes.set_ylim(-0.02, 1.04)
+    axes.set_ylim(-0.13, 1.13)  # room for the numbers of dots at both ends
     _percent_axis(axes)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     axes.grid(axis="y", color=FAINT, lw=0.5, alpha=0.5)
