@@ -209,7 +209,7 @@ def ours(
             recorded_at=0.0,
             occurrence=occurrence,
         )
-    cache.calibrate() if hasattr(cache, "calibrate") else None
+    cache.calibrate(scope=scope)
     tally = Tally()
     for episode, step, state_key, occurrence in _placed(cache, asked, by_fingerprint):
         if silent(step):
@@ -455,14 +455,15 @@ def _checks(rows: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, bool,
         ("tau-bench: EXACT is right every time", exact["right"] == 1.0, f" ({exact['right']:.1%})"),
         ("tau-bench: EXACT at 68 % or more", exact["share"] >= 0.68, f" ({exact['share']:.1%})"),
     ]
-    for tier in (Tier.FUZZY.value, Tier.BEST_EFFORT.value):
-        row = found.get(tier)
-        if row is None:
-            checks.append((f"tau-bench: {tier} never answered", True, ""))
-        else:
-            held = row["stated"] is not None and row["right"] >= row["stated"]
-            seen = f" ({row['right']:.1%} right, {row['stated']} stated)"
-            checks.append((f"tau-bench: {tier} is right as often as it states", held, seen))
+    fuzzy = found.get(Tier.FUZZY.value)
+    if fuzzy is None:
+        checks.append(
+            ("tau-bench: FUZZY is right as often as it states", True, " (it never answered)")
+        )
+    else:
+        held = fuzzy["stated"] is not None and fuzzy["right"] >= fuzzy["stated"]
+        seen = f" ({fuzzy['right']:.1%} right, {fuzzy['stated']} stated)"
+        checks.append(("tau-bench: FUZZY is right as often as it states", held, seen))
     return checks
 
 

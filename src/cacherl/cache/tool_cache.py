@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
@@ -15,6 +15,7 @@ from cacherl.cache import match
 from cacherl.cache.canonical import canonical_json
 from cacherl.cache.draws import Draw, alternatives, pick, shared
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.fidelity import Calibration, Unit, kept_calibration
 from cacherl.cache.hit import (
     EVERY_SPLIT,
     EVERYTHING_VISIBLE,
@@ -24,6 +25,7 @@ from cacherl.cache.hit import (
     Scope,
     Viewpoint,
 )
+from cacherl.cache.kinds import leaves_kinds_open, matching_spec, sampled
 from cacherl.cache.nearest import LooseIndex, ToolIndex
 from cacherl.cache.normalise import (
     COERCIONS,
@@ -34,14 +36,16 @@ from cacherl.cache.normalise import (
     is_writer,
     plan_of,
 )
+from cacherl.cache.redact import Profile, Redactor, redactor_of
 from cacherl.cache.settings import NO_SETTINGS, DrawPolicy, Settings, ToolRules
+from cacherl.cache.snapshot import SnapshotStore, is_snapshot
 from cacherl.cache.sqlite import Mode, SqliteStore
 from cacherl.cache.state import NO_WRITES, StateOverlay
 from cacherl.cache.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.store import CacheStore, MemoryStore
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall
-from cacherl.core.records import JsonObject, Record
+from cacherl.core.records import Record
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import Trajectory
@@ -61,6 +65,10 @@ __all__ = [
     "Viewpoint",
 ]
 
+if TYPE_CHECKING:  # they stand on this module
+    from cacherl.cache.episode import Episode, EpisodeOptions
+    from cacherl.cache.freeze import FrozenSummary
+
 Clock = Callable[[], float]
 """Seconds since 1970 UTC."""
 
@@ -77,28 +85,6 @@ _MAX_TRIED = 64
 def wall_clock() -> float:
     """Return seconds since 1970 UTC."""
     return datetime.now(UTC).timestamp()
-
-
-class Redactor(Protocol):
-    """Takes secrets out of what is kept and, by the same rule, out of what is asked."""
-
-    def arguments(self, arguments: Mapping[str, Any]) -> JsonObject:
-        """Return the arguments without secrets. Idempotent."""
-        ...
-
-    def text(self, text: str) -> str:
-        """Return a text without secrets; JSON stays JSON. Idempotent."""
-        ...
-
-
-class Trust(Protocol):
-    """How often answers like this one turned out to be what the live tool says."""
-
-    def fidelity(
-        self, namespace: str, tool: str, tier: Tier, score: float | None, state_matched: bool
-    ) -> float | None:
-        """Return P(same result as live), in [0, 1], or None where nobody measured it."""
-        ...
 
 
 class Recorded(Record, frozen=True, kw_only=True):
@@ -145,7 +131,8 @@ class ToolCache:
         self._clock = clock
         self._newest: float | None = None
         self._settings = _kept_settings(store) if settings is None else settings
-        self._trust: Trust | None = _kept_trust(store)
+        self._calibration = kept_calibration(store, name=name)
+        self._no_redactor: CacheError | None = None
         self._remember = not isinstance(store, MemoryStore)
         self._remembered: dict[bytes, CacheEntry] = {}
         self._indexes: dict[tuple[str, str, frozenset[Split], Plan], LooseIndex] = {}
@@ -163,21 +150,39 @@ class ToolCache:
         mode: Mode = "read",
         settings: Settings | None = None,
         redactor: Redactor | None = None,
+        redact: Profile | None = None,
         clock: Clock = wall_clock,
     ) -> ToolCache:
         """Open a cache file, a frozen snapshot, or `:memory:`, a new cache that ends with the process.
 
+        Args:
+            path: the file. For caches on a server see `wiring.open_cache`.
+            mode: `read`, or `write` to record as well.
+            settings: what people say of the tools; None takes those kept in the cache.
+            redactor: goes over everything recorded and asked; None takes what the cache asks for.
+            redact: begin redaction in a new cache, by this profile.
+            clock: when recordings are made, and how old they are.
+
         Raises:
             CacheError: there is no such cache (read), it is damaged, newer or something else.
         """
-        store: CacheStore = (
-            MemoryStore() if str(path) == ":memory:" else SqliteStore(Path(path), mode=mode)
-        )
+        store = _opened(path, mode)
         try:
-            return cls(store, name=str(path), settings=settings, redactor=redactor, clock=clock)
+            cache = cls(store, name=str(path), settings=settings, redactor=redactor, clock=clock)
+            if redactor is None:
+                cache._find_redactor(None if str(path) == ":memory:" else Path(path), redact)
         except BaseException:
             store.close()
             raise
+        return cache
+
+    def _find_redactor(self, path: Path | None, profile: Profile | None) -> None:
+        try:
+            self.redactor = redactor_of(self._store, self.name, path=path, profile=profile)
+        except CacheError as error:
+            if profile is not None:
+                raise
+            self._no_redactor = error  # counting and copying need no key; looking up does
 
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
@@ -202,9 +207,9 @@ class ToolCache:
         return self._settings
 
     @property
-    def trust(self) -> Trust | None:
-        """The calibration in force, if there is one."""
-        return self._trust
+    def calibration(self) -> Calibration | None:
+        """How far answers can be trusted, if somebody measured it: sets `Hit.fidelity`."""
+        return self._calibration
 
     def effective(self, namespace: str, spec: ToolSpec) -> ToolSpec:
         """Return the tool as the settings see it; every other method but `find` does so by itself."""
@@ -214,7 +219,8 @@ class ToolCache:
             return known[1]
         if len(self._effective) >= _MAX_PLANS:
             self._effective.clear()
-        seen = self._settings.applied(namespace, spec)
+        bare = spec if self.redactor is None else self.redactor.spec(spec)
+        seen = self._settings.applied(namespace, bare)
         self._effective[name] = (spec, seen)
         self._effective[namespace, id(seen)] = (seen, seen)
         return seen
@@ -240,18 +246,19 @@ class ToolCache:
         known = self._match_plans.get(name)
         if known is not None and known[0] is spec:
             return known[1]
-        plan = plan_of(spec)
+        plan = self.plan(spec)
+        if leaves_kinds_open(spec):
+            recorded = sampled(self._store.by_tool(namespace, spec.name))
+            plan = plan_of(matching_spec(spec, recorded))
         self._match_plans[name] = (spec, plan)
         return plan
-
-    def _sample(self, namespace: str, tool: str) -> Iterator[JsonObject]:
-        for entry in self._store.by_tool(namespace, tool):
-            yield entry.call.arguments
 
     def normal(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> NormalCall:
         """Return the arguments of an effective tool in normal form, without secrets."""
         if self.redactor is not None:
             arguments = self.redactor.arguments(arguments)
+        elif self._no_redactor is not None:
+            raise self._no_redactor
         return self.plan(spec).normal(arguments)
 
     def rules(self, namespace: str, tool: str) -> ToolRules:
@@ -330,9 +337,13 @@ class ToolCache:
         self._declare(namespace, spec)
         recorded = RecordedCall.of(namespace, spec.name, normal.canonical, made.state_key)
         error_class = result.error_class or ErrorClass.UNKNOWN
-        arguments, text = made.arguments, result.text
+        arguments, text, scenario = made.arguments, result.text, made.scenario
         if self.redactor is not None:
-            arguments, text = self.redactor.arguments(arguments), self.redactor.text(text)
+            text = self.redactor.text(text, echoing=arguments)
+            arguments, scenario = (
+                self.redactor.arguments(arguments),
+                self.redactor.text(scenario),
+            )
         new = self._store.add(
             recorded,
             Observation(
@@ -340,7 +351,7 @@ class ToolCache:
                 is_error=result.is_error,
                 error_class=error_class if result.is_error else None,
                 source=result.source or Source.LIVE,
-                scenario=made.scenario,
+                scenario=scenario,
                 split=made.split,
                 latency_s=result.latency_s,
                 recorded_at=made.recorded_at,
@@ -356,7 +367,7 @@ class ToolCache:
                 same = (space, tool) == (namespace, spec.name) and made.split in splits
                 # Only what was built here can grow; a ready index belongs to a store that is frozen.
                 if same and isinstance(index, ToolIndex):
-                    index.add(recorded.key, normal.arguments, made.state_key, (made.scenario,))
+                    index.add(recorded.key, normal.arguments, made.state_key, (scenario,))
         return True, new
 
     def _declare(self, namespace: str, spec: ToolSpec) -> None:
@@ -417,7 +428,9 @@ class ToolCache:
                         normal.arguments,
                         normal.canonical,
                         state,
-                        result.text if self.redactor is None else self.redactor.text(result.text),
+                        result.text
+                        if self.redactor is None
+                        else self.redactor.text(result.text, echoing=call.arguments),
                     )
         return Recorded(calls=kept, new=new, skipped=skipped)
 
@@ -501,6 +514,8 @@ class ToolCache:
         """Return what `lookup` returns, for an effective tool and arguments in normal form already."""
         call = RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
         rules = self._rules.get((namespace, spec.name)) or self.rules(namespace, spec.name)
+        if self.redactor is not None:
+            view = self._redacted(view)
         asked = _Asked(
             namespace=namespace,
             spec=spec,
@@ -527,6 +542,8 @@ class ToolCache:
     ) -> Hit:
         """Return the nearest recorded success of a tool, however far: for miss policies only."""
         rules = self.rules(namespace, spec.name)
+        if self.redactor is not None:
+            view = self._redacted(view)
         asked = _Asked(
             namespace=namespace,
             spec=spec,
@@ -552,6 +569,14 @@ class ToolCache:
                     Tier.BEST_EFFORT, entry, pool, asked, near.score, state_matched=False
                 )
         return Hit(tier=Tier.MISS, fired=asked.fired)
+
+    def _redacted(self, view: Viewpoint) -> Viewpoint:
+        if self.redactor is None or view.scenario is None:
+            return view
+        scenario = self.redactor.text(view.scenario)
+        if scenario == view.scenario:
+            return view
+        return msgspec.structs.replace(view, scenario=scenario)
 
     def _now(self, view: Viewpoint) -> float:
         if view.now is not None:
@@ -706,9 +731,12 @@ class ToolCache:
         drawn = 0
         if len(entry.kept) > 1:
             drawn = next(place for place, kept in enumerate(entry.kept) if kept is chosen)
+        scenario_matched = view.scenario is None or observation.scenario == view.scenario
         fidelity = None
-        if self._trust is not None:
-            fidelity = self._trust.fidelity(call.namespace, call.tool, tier, score, state_matched)
+        if self._calibration is not None:
+            fidelity = self._calibration.fidelity(
+                call.namespace, call.tool, tier, score, state_matched, scenario_matched
+            )
         return Hit(
             tier=tier,
             key=call.key.hex(),
@@ -716,7 +744,7 @@ class ToolCache:
             fidelity=fidelity,
             score=score,
             state_matched=state_matched,
-            scenario_matched=view.scenario is None or observation.scenario == view.scenario,
+            scenario_matched=scenario_matched,
             matched_arguments=call.canonical.decode(),
             fired=asked.fired,
             observations=total,
@@ -804,6 +832,47 @@ class ToolCache:
             closest=self.closest(namespace, spec, arguments, state_key=state_key, view=view),
         )
 
+    # ---- taking it further
+
+    def episode(self, about: Task | str, **options: Unpack[EpisodeOptions]) -> Episode:
+        """Start an episode on these recordings: state, draws, misses and a ledger (see `Episode`)."""
+        from cacherl.cache.episode import Episode
+
+        return Episode(self, about, **options)
+
+    def calibrate(
+        self,
+        *,
+        unit: Unit = Unit.OBSERVATION,
+        scope: Scope = Scope.GLOBAL,
+        per_tool: int = 300,
+        seed: int = 0,
+    ) -> Calibration:
+        """Measure on its own recordings how far this cache can be trusted, and say so from now on.
+
+        Kept beside the recordings. Arguments as `calibrate.calibrate`.
+
+        Raises:
+            MissingExtraError: scikit-learn is not installed.
+            CacheError: nothing is recorded, or this is a snapshot: calibrate before freezing.
+        """
+        from cacherl.cache.calibrate import calibrate_and_keep
+
+        self._calibration = calibrate_and_keep(
+            self, made_at=self._clock(), unit=unit, scope=scope, per_tool=per_tool, seed=seed
+        )
+        return self._calibration
+
+    def freeze(self, path: Path | str) -> FrozenSummary:
+        """Write everything into a memory-mapped snapshot that any number of processes can read.
+
+        Raises:
+            CacheError: something recorded is damaged, or the snapshot cannot be written.
+        """
+        from cacherl.cache.freeze import freeze_cache
+
+        return freeze_cache(self, Path(path))
+
     def stats(self) -> CacheStats:
         """Count what is recorded. Reads everything once, and so verifies every checksum."""
         return stats_of(self._store, name=self.name)
@@ -850,8 +919,18 @@ def _kept_settings(store: CacheStore) -> Settings:
     return NO_SETTINGS if note is None else msgspec.json.decode(note, type=Settings)
 
 
-def _kept_trust(store: CacheStore) -> Trust | None:
-    return None
+def _opened(path: Path | str, mode: Mode) -> CacheStore:
+    if str(path) == ":memory:":
+        return MemoryStore()
+    path = Path(path)
+    if not is_snapshot(path):
+        return SqliteStore(path, mode=mode)
+    if mode != "read":
+        raise CacheError(
+            f"{path}: a frozen snapshot, which nothing can be recorded into. Record into the cache "
+            "that it was frozen from, then `cacherl cache freeze` that again."
+        )
+    return SnapshotStore(path)
 
 
 def _is_tools_own(result: ToolResult) -> bool:
