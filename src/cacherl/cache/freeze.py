@@ -32,6 +32,7 @@ from cacherl.cache.nearest import (
     SMALL_BUCKET,
     Wording,
     facts,
+    shape_of,
     state_name,
     word_name,
 )
@@ -514,35 +515,31 @@ class _ToolColumns:
         self._state_names: dict[bytes, int] = {}
 
     def add(self, value: Value) -> None:
-        """Take in the next entry."""
+        """Take in the next entry. One with errors only, or nested too deeply, gets no loose answer."""
         number = len(self._masks)
         successes = {
             (each.observation.scenario, each.observation.split)
             for each in value.kept
             if not each.observation.is_error
         }
-        mask = 0
-        for _, split in successes:
-            mask |= SPLIT_BIT[split]
-        self._masks.append(mask)
+        shape = shape_of(self._plan, decode_canonical(value.canonical)) if successes else None
+        known = None if shape is None else facts(shape, value.state)
         state = self._state_names.get(value.state)
         if state is None:
             state = self._state_names[value.state] = state_name(value.state)
         self._states.append(state)
-        if not mask:  # only errors: no loose answer
-            self._weights.append(0.0)
-            self._worded(number, None)
-            return
-        known = facts(self._plan.shape(decode_canonical(value.canonical)), value.state)
-        self._weights.append(known.weight)
-        self._worded(number, known.wording)
-        for name in known.features:
+        self._weights.append(0.0 if known is None else known.weight)
+        self._worded(number, None if known is None else known.wording)
+        mask = 0
+        for name in () if known is None else known.features:
             self._post(name, number)
-        for pair in successes:
+        for pair in () if known is None else successes:
+            mask |= SPLIT_BIT[pair[1]]
             scenario = self._scenario_names.get(pair)
             if scenario is None:
                 scenario = self._scenario_names[pair] = scenario_name(*pair)
             self._post(scenario, number)
+        self._masks.append(mask)
 
     def _post(self, name: int, number: int) -> None:
         self._names.append(name)

@@ -205,6 +205,14 @@ def facts(shape: Shape, state: bytes) -> Facts:
     )
 
 
+def shape_of(plan: Plan, arguments: JsonObject) -> Shape | None:
+    """Return what is compared of a call; None where it is nested too deeply for that."""
+    try:
+        return plan.shape(arguments)
+    except RecursionError:
+        return None
+
+
 def feature_name(feature: str) -> int:
     """Return the name of one of `match.features`."""
     return name_of("feature", _bytes(feature))
@@ -699,11 +707,14 @@ class ToolIndex(Search):
             scenarios: whose observations the call has.
         """
         known = self._known.get(key)
-        number = len(self._keys) if known is None else known
-        self._add_scenarios(number, frozenset(scenarios))
         if known is not None:
+            self._add_scenarios(known, frozenset(scenarios))
             return
-        shape = self._plan.shape(arguments)
+        shape = shape_of(self._plan, arguments)
+        if shape is None:
+            return
+        number = len(self._keys)
+        self._add_scenarios(number, frozenset(scenarios))
         known_facts = facts(shape, state)
         wording = known_facts.wording
         self._known[key] = number
