@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache import match
+from cacherl.cache import match, nearest
+from cacherl.cache.entry import RecordedCall
+from cacherl.cache.freeze import freeze
 from cacherl.cache.key import digest
-from cacherl.cache.nearest import ToolIndex
+from cacherl.cache.nearest import LooseIndex, Neighbour, ToolIndex
 from cacherl.cache.normalise import Plan, plan_of
+from cacherl.cache.snapshot import SnapshotStore
 from cacherl.cache.state import NO_WRITES
+from cacherl.cache.store import MemoryStore
 from cacherl.core.records import JsonObject
-from cacherl.core.tools import Effects, ToolSpec
+from cacherl.core.tasks import Split
+from cacherl.core.tools import Effects, ErrorClass, ToolSpec
+from tests.cache.recordings import SPACE, seen
 
-PLAN: Plan = plan_of(
-    ToolSpec(
-        name="find",
-        description="",
-        parameters={
-            "type": "object",
-            "properties": {
-                "query": {"type": "string", "x-kind": "text"},
-                "city": {"type": "string"},
-                "limit": {"type": "integer"},
-            },
+SPEC = ToolSpec(
+    name="find",
+    description="",
+    parameters={
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "x-kind": "text"},
+            "note": {"type": "string", "x-kind": "text"},
+            "city": {"type": "string"},
+            "limit": {"type": "integer"},
         },
-        effects=Effects(reads=("thing:*",)),
-    )
+    },
+    effects=Effects(reads=("thing:*",)),
 )
+PLAN: Plan = plan_of(SPEC)
 OTHER_STATE = b"0123456789abcdef"
 CALLS = st.lists(
     st.tuples(
@@ -138,3 +147,182 @@ def test_an_empty_index_finds_nothing() -> None:
 
     assert index.fuzzy(shape, state=NO_WRITES, min_score=0.0) is None
     assert index.best(shape, min_score=0.0) is None
+
+
+# ---- memory and snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One question of an index."""
+
+    query: JsonObject
+    state: bytes
+    splits: frozenset[Split]
+    scenario: str | None
+    own_only: bool
+    min_score: float
+
+
+WORDS = ["red", "blue", "hat", "shoe", "warm", "cheap", "not", "2", "Oslo", "the"]
+QUERY = st.fixed_dictionaries(
+    {},
+    optional={
+        "query": st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join),
+        "note": st.lists(st.sampled_from(WORDS[:3]), max_size=2).map(" ".join),
+        "city": st.sampled_from(["Oslo", "Rome", "Bonn"]),
+        "limit": st.integers(1, 3),
+    },
+)
+STATES = st.sampled_from([NO_WRITES, NO_WRITES, OTHER_STATE])
+RECORDINGS = st.lists(
+    st.tuples(QUERY, STATES, st.sampled_from("ab"), st.sampled_from(Split), st.integers(0, 4)),
+    max_size=25,
+)
+ASKED = st.builds(
+    Asked,
+    query=QUERY,
+    state=STATES,
+    splits=st.sampled_from([frozenset(Split), frozenset({Split.TRAIN}), frozenset({Split.DEV})]),
+    scenario=st.sampled_from([None, "a", "c"]),
+    own_only=st.booleans(),
+    min_score=st.sampled_from([0.0, 0.4, 0.8]),
+)
+Recordings = list[tuple[JsonObject, bytes, str, Split, int]]
+
+
+def recorded_in(made: Recordings) -> MemoryStore:
+    store = MemoryStore()
+    store.put_tool(SPACE, SPEC)
+    for arguments, state, scenario, split, kind in made:
+        call = RecordedCall.of(SPACE, SPEC.name, PLAN.normal(arguments).canonical, state)
+        store.add(call, seen("x", scenario, split, ErrorClass.NOT_FOUND if kind == 0 else None))
+    return store
+
+
+def in_memory(store: MemoryStore, splits: frozenset[Split]) -> ToolIndex:
+    """The index as a cache builds it."""
+    index = ToolIndex(PLAN)
+    for entry in store.entries():
+        scenarios = [
+            kept.observation.scenario
+            for kept in entry.kept
+            if kept.observation.split in splits and not kept.observation.is_error
+        ]
+        if scenarios:
+            index.add(entry.call.key, entry.call.arguments, entry.call.state, scenarios)
+    return index
+
+
+def answers(index: LooseIndex, asked: Asked) -> list[object]:
+    shape = PLAN.shape(PLAN.normal(asked.query).arguments)
+    near = {"scenario": asked.scenario, "own_only": asked.own_only, "min_score": asked.min_score}
+    return [
+        len(index),
+        index.fuzzy(shape, state=asked.state, **near),  # type: ignore[arg-type]
+        index.best(shape, state=asked.state, **near),  # type: ignore[arg-type]
+        index.best(shape, state=None, **near),  # type: ignore[arg-type]
+        index.ranked(shape, 3),
+    ]
+
+
+def compared(store: MemoryStore, asked: Asked) -> list[object]:
+    """What comparing with every recording answers."""
+    shape = PLAN.shape(PLAN.normal(asked.query).arguments)
+    weighted = match.features(shape)
+    fuzzy, here, anywhere, every = [], [], [], []
+    for entry in store.entries():
+        scenarios = {
+            kept.observation.scenario
+            for kept in entry.kept
+            if kept.observation.split in asked.splits and not kept.observation.is_error
+        }
+        if not scenarios:
+            continue
+        call = entry.call
+        kept_shape = PLAN.shape(call.arguments)
+        score = match.overlap(weighted, match.features(kept_shape))
+        every.append((-score, call.key))
+        if asked.own_only and asked.scenario not in scenarios:
+            continue
+        foreign = asked.scenario not in scenarios
+        verdict = match.fuzzy(shape, kept_shape, asked.min_score)
+        if call.state == asked.state and verdict.refused is None:
+            fuzzy.append((-verdict.score, foreign, call.key))
+        if score >= asked.min_score:
+            anywhere.append((-score, foreign, call.key))
+            if call.state == asked.state:
+                here.append((-score, foreign, call.key))
+    found: list[object] = [len(every)]
+    for ranks in (fuzzy, here, anywhere):
+        rank = min(ranks, default=None)
+        found.append(None if rank is None else Neighbour(key=rank[2], score=-rank[0]))
+    found.append([Neighbour(key=key, score=-score) for score, key in sorted(every)[:3]])
+    return found
+
+
+@given(RECORDINGS, st.lists(ASKED, min_size=1, max_size=5))
+def test_memory_and_snapshot_answer_what_comparing_with_everything_answers(
+    tmp_path_factory: pytest.TempPathFactory, made: Recordings, questions: list[Asked]
+) -> None:
+    """Under every filter: freezing a cache must not change a training run."""
+    store = recorded_in(made)
+    path = tmp_path_factory.mktemp("frozen") / "s"
+    freeze(store, path)
+    frozen = SnapshotStore(path)
+    for asked in questions:
+        expected = compared(store, asked)
+        ready = frozen.index(SPACE, SPEC.name, PLAN, asked.splits)
+        assert ready is not None
+        assert answers(in_memory(store, asked.splits), asked) == expected
+        assert answers(ready, asked) == expected
+    frozen.close()
+
+
+@pytest.mark.parametrize("shelves", [1, 40])
+def test_many_recordings_answer_alike_in_memory_and_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelves: int
+) -> None:
+    """Large buckets, long postings, several states: where the short cuts are."""
+    # Short cuts that begin at 16,384 postings and 50,000 calls begin here at a few.
+    monkeypatch.setattr(nearest, "_FIRST_LOOK", 100)
+    monkeypatch.setattr(nearest, "_SHORT_LIST", 20)
+    rng = random.Random(shelves)
+    words = [a + b for a in "klmnprst" for b in ("ol", "ar", "em", "ut")]
+    made: Recordings = [
+        (
+            {"query": " ".join(rng.sample(words, 4)), "limit": rng.randint(1, shelves)},
+            rng.choice([NO_WRITES] * 9 + [OTHER_STATE]),
+            rng.choice("ab"),
+            rng.choice([Split.TRAIN] * 3 + [Split.DEV]),
+            rng.randint(0, 9),
+        )
+        for _ in range(1500)
+    ]
+    store = recorded_in(made)
+    freeze(store, tmp_path / "s")
+    frozen = SnapshotStore(tmp_path / "s")
+    indexes: dict[frozenset[Split], tuple[ToolIndex, LooseIndex | None]] = {}
+    fuzzy = 0
+    for number in range(40):
+        query, state, scenario, split, _ = rng.choice(made)
+        said = [word for word in query["query"].split() if rng.random() < 0.9]
+        asked = Asked(
+            query=query | {"query": "please " + " ".join(said)},
+            state=state,
+            splits=rng.choice([frozenset(Split), frozenset({split})]),
+            scenario=rng.choice([scenario, None]),
+            own_only=number % 4 == 0,
+            min_score=0.6,
+        )
+        if asked.splits not in indexes:
+            ready = frozen.index(SPACE, SPEC.name, PLAN, asked.splits)
+            indexes[asked.splits] = in_memory(store, asked.splits), ready
+        memory, stored = indexes[asked.splits]
+        assert stored is not None
+        expected = compared(store, asked)
+        assert answers(memory, asked) == expected
+        assert answers(stored, asked) == expected
+        fuzzy += expected[1] is not None
+    assert fuzzy > 10
+    frozen.close()
