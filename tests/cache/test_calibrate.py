@@ -33,6 +33,7 @@ from cacherl.cache.fidelity import (
 from cacherl.cache.leave_one_out import LeavingIndex, Outcome
 from cacherl.cache.nearest import LooseIndex, ToolIndex
 from cacherl.cache.normalise import plan_of
+from cacherl.cache.replay import ReplayTools
 from cacherl.cache.settings import Compare, DrawPolicy, Settings, ToolRules
 from cacherl.cache.store import MemoryStore
 from cacherl.cache.tool_cache import ToolCache
@@ -40,7 +41,7 @@ from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolSpec
-from tests.cache.recordings import CANCEL, GET, SEARCH, SPACE, call, result
+from tests.cache.recordings import CANCEL, GET, SEARCH, SPACE, call, result, task
 
 pytest.importorskip("sklearn", reason="needs the [calibrate] extra")
 
@@ -587,6 +588,29 @@ def test_a_calibration_is_kept_beside_the_recordings(tmp_path: Path) -> None:
     assert kept.fidelity(SPACE, "get_order", Tier.EXACT, None, True) == pytest.approx(
         cell(made, "get_order", Tier.EXACT).fidelity
     )
+
+
+async def test_hits_and_replayed_results_carry_the_fidelity_that_was_kept(tmp_path: Path) -> None:
+    """The reward reads it from the result; an answer of another scenario has its own figure."""
+    path = tmp_path / "c.sqlite"
+    with ToolCache.open(path, mode="write") as cache:
+        for number in range(6):
+            for scenario in ("s1", "s1", "s2"):
+                put(cache, GET, {"order_id": str(number)}, scenario, f"{scenario} {number}")
+        put(cache, GET, {"order_id": "only s2"}, "s2", "open")
+        calibrate_and_keep(cache, made_at=7.0)
+    with ToolCache.open(path) as cache:
+        tools = ReplayTools(cache, task("s1"))
+        own = await tools.call(call(GET, order_id="1"))
+        foreign = await tools.call(call(GET, order_id="only s2"))
+        found = cache.calibration
+
+    assert found is not None
+    assert own.fidelity == found.fidelity(SPACE, "get_order", Tier.EXACT, None, True, True)
+    assert foreign.fidelity == found.fidelity(SPACE, "get_order", Tier.EXACT, None, True, False)
+    assert own.fidelity is not None
+    assert foreign.fidelity is not None
+    assert foreign.fidelity < 0.5 < own.fidelity
 
 
 def test_live_answers_and_misses_need_no_calibration() -> None:
