@@ -115,12 +115,12 @@ def matching_spec(spec: ToolSpec, arguments: Iterable[JsonObject]) -> ToolSpec:
         spec: the tool as the settings see it.
         arguments: recorded ones in normal form (`sampled`).
     """
-    kinds = {
-        path: inferred.kind
-        for path, inferred in infer_kinds(values_of(arguments)).items()
-        if _may_mark(spec, steps_of(path), inferred.kind)
-    }
-    return with_kinds(spec, kinds)
+    return with_kinds(spec, marked_kinds(spec, infer_kinds(values_of(arguments))))
+
+
+def marked_kinds(spec: ToolSpec, inferred: Mapping[str, Inferred]) -> dict[str, Kind]:
+    """Return which of the inferred kinds hold: those of parameters that the tool leaves undescribed."""
+    return {path: each.kind for path, each in inferred.items() if _may_mark(spec, path, each.kind)}
 
 
 def with_kinds(spec: ToolSpec, kinds: Mapping[str, Kind]) -> ToolSpec:
@@ -214,13 +214,12 @@ def _may_be_open(schema: Any, depth: int) -> bool:
 _FIRM = frozenset({Kind.ID, Kind.CODE, Kind.VOLATILE})
 
 
-def _may_mark(spec: ToolSpec, steps: Sequence[str], kind: Kind) -> bool:
+def _may_mark(spec: ToolSpec, path: str, kind: Kind) -> bool:
     """Say whether an inferred kind may stand in for what is known of a parameter.
 
     What its name says firmly (an id, code) is never loosened; TEXT by name gives way to what its
     values show; a tool that runs code has no text.
     """
-    path = path_of(steps)
     if is_described(spec, path):
         return False
     by_name = declared_kind(spec, path).kind
@@ -374,7 +373,7 @@ def _code(strings: Sequence[str]) -> tuple[Kind, str] | None:
 def _words_of_few(strings: Sequence[str], n: int) -> tuple[Kind, str] | None:
     few = len(strings) <= _MAX_WORDS_OF_ENUM and n >= _MIN_REPEATS_OF_ENUM * len(strings)
     if few and n > _MAX_WORDS_OF_ENUM and all(len(value) <= _MAX_ENUM_LENGTH for value in strings):
-        return Kind.ENUM, f"{len(strings)} different values in {n}"
+        return Kind.ENUM, f"{len(strings)} different among {n}"
     return None
 
 

@@ -365,6 +365,29 @@ def schema_at(root: JsonObject, steps: Sequence[str]) -> JsonObject | None:
     return _opened(root, schema)
 
 
+_MAX_PLACES = 256
+_MAX_DEPTH = 6
+
+
+def places_of(root: JsonObject) -> list[str]:
+    """Return the paths of what a schema describes: the innermost places, in its order."""
+    found: list[str] = []
+
+    def walk(schema: Any, steps: tuple[str, ...]) -> None:
+        schema = _opened(root, schema) if isinstance(schema, dict) else {}
+        properties, items = schema.get("properties"), schema.get("items")
+        if len(steps) <= _MAX_DEPTH and isinstance(properties, dict) and properties:
+            for name, member in properties.items():
+                walk(member, (*steps, name))
+        elif len(steps) <= _MAX_DEPTH and steps and isinstance(items, dict):
+            walk(items, (*steps, "[]"))
+        elif steps and len(found) < _MAX_PLACES:
+            found.append(path_of(steps))
+
+    walk(root, ())
+    return found
+
+
 def marked(root: JsonObject, steps: Sequence[str], name: str, value: Any) -> JsonObject:
     """Return the schema with one keyword set at a place; places that it does not describe are made."""
     return _marked(root, root, steps, name, value)
