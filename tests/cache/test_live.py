@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cacherl.cache.entry import Observation
 from cacherl.cache.episode import Episode
@@ -175,6 +177,42 @@ def test_replay_tools_want_live_tools_for_a_live_mode() -> None:
     """A wrong recipe stops before work starts."""
     with pytest.raises(RecipeError, match="record"):
         ReplayTools(shop(), task(), record="new_episodes")
+
+
+class Counter:
+    """A live world in which every cancellation shows in what is read after it."""
+
+    def __init__(self) -> None:
+        self.cancelled = {"A": 0, "B": 0}
+
+    async def __call__(self, asked: ToolCall) -> ToolResult:
+        order = str(asked.arguments["order_id"])
+        if asked.name == "cancel_order":
+            self.cancelled[order] += 1
+        return result(asked, f"{order} cancelled {self.cancelled[order]} times")
+
+
+MOVES = st.lists(
+    st.builds(call, st.sampled_from([GET, CANCEL]), order_id=st.sampled_from("AB")), max_size=8
+)
+
+
+@given(st.lists(MOVES, min_size=1, max_size=4))
+def test_episodes_that_were_recorded_live_replay_as_they_were(
+    episodes: list[list[ToolCall]],
+) -> None:
+    """Whatever is read and written in whatever order, each episode in a world of its own."""
+    cache = shop()
+    for mode in (RecordMode.ALL, RecordMode.NONE):
+        for moves in episodes:
+            truth = Counter()
+            expected = [asyncio.run(truth(each)).text for each in moves] if moves else []
+            live = Episode(cache, task(), live=Counter(), record=mode, allow_writes=True)
+            got = answers(live, *moves)
+            assert [each.text for each in got] == expected
+            assert {each.tier for each in got} <= {
+                Tier.LIVE if mode is RecordMode.ALL else Tier.EXACT
+            }
 
 
 # ---- never

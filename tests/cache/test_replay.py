@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cacherl.cache.normalise import plan_of
 from cacherl.cache.ledger import MissPolicy
+from cacherl.cache.normalise import plan_of
 from cacherl.cache.readdress import readdress
 from cacherl.cache.replay import ReplayTools
 from cacherl.cache.tool_cache import ToolCache

@@ -164,6 +164,11 @@ class Episode:
         """How the calls so far were answered."""
         return Ledger(rows=tuple(self._rows), live_calls=self._live_calls)
 
+    @property
+    def live_calls(self) -> int:
+        """How often this episode ran a tool itself so far."""
+        return self._live_calls
+
     def offer(self, spec: ToolSpec) -> None:
         """Add a tool, unless there is one of its name."""
         self._specs.setdefault(spec.name, spec)

@@ -169,7 +169,7 @@ def coupling(group: Sequence[Sequence[Drawn]], tools: Collection[str] | None = N
         group: what each rollout of one task drew (`Ledger.drawn`, `drawn_of`).
         tools: the tools that are not deterministic; None takes those the group shows to be so.
 
-    Source: ../docs/cache.md, "Tools that are not deterministic"; tests/cache/test_draws.py simulates it.
+    Source: a two-action model, simulated in `tests/cache/test_draws.py`; docs/cache.md has the figures.
     """
     chosen = unsteady(group) if tools is None else tools
     askers = Counter(

@@ -55,7 +55,7 @@ class ReplayTools:
     @property
     def live_calls(self) -> int:
         """How often a tool itself ran."""
-        return self.episode.ledger.live_calls
+        return self.episode.live_calls
 
 
 def _wants_live(options: EpisodeOptions) -> str | None:
