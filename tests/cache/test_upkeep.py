@@ -223,7 +223,7 @@ def test_other_declarations_and_notes_are_told_and_settled_alike(tmp_path: Path)
     for name, spec, note in (("a", GET, b"1"), ("b", placeholder, b"2")):
         store = SqliteStore(tmp_path / f"{name}.sqlite", mode="write")
         store.put_tool(SPACE, spec)
-        store.put_note("calibration", note)
+        store.put_note("remark", note)
         store.close()
 
     for order in ("ab", "ba"):
@@ -232,11 +232,11 @@ def test_other_declarations_and_notes_are_told_and_settled_alike(tmp_path: Path)
 
         assert {(each.what, each.name) for each in found.disagreements} == {
             ("tool", f"{SPACE}/get_order"),
-            ("note", "calibration"),
+            ("note", "remark"),
         }
         store = SqliteStore(out)
         assert store.tools() == {(SPACE, "get_order"): GET}
-        assert store.note("calibration") == b"2"
+        assert store.note("remark") == b"2"
         store.close()
 
 

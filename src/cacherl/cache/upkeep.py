@@ -189,8 +189,9 @@ def merge_store(store: CacheStore, source: CacheStore, tally: _Tally | None = No
     """Merge one open store into another, in batches."""
     tally = tally or _Tally("")
     with store.batch():
+        declared = store.tools()
         for (namespace, _), spec in source.tools().items():
-            _absorb_tool(store, namespace, spec, tally)
+            _absorb_tool(store, declared, namespace, spec, tally)
         for name in source.notes():
             value = source.note(name)
             if value is not None:
@@ -248,6 +249,7 @@ def _counts(entry: CacheEntry, tally: _Tally) -> bool:
 def _absorb_export(store: CacheStore, path: Path, tally: _Tally) -> None:
     """Merge an export in one batch: its last line says whether the others were whole."""
     with store.batch():
+        declared = store.tools()
         entries: list[CacheEntry] = []
         held = 0
         for item in read_export(path):
@@ -255,7 +257,7 @@ def _absorb_export(store: CacheStore, path: Path, tally: _Tally) -> None:
                 case Header():
                     pass
                 case ToolLine():
-                    _absorb_tool(store, item.namespace, item.spec, tally)
+                    _absorb_tool(store, declared, item.namespace, item.spec, tally)
                 case NoteLine():
                     _absorb_note(store, item.name, item.value, tally)
                 case CacheEntry():
@@ -285,8 +287,14 @@ def _absorb(store: CacheStore, page: Sequence[CacheEntry], tally: _Tally) -> Non
             store.absorb(entry)
 
 
-def _absorb_tool(store: CacheStore, namespace: str, spec: ToolSpec, tally: _Tally) -> None:
-    ours = store.tools().get((namespace, spec.name))
+def _absorb_tool(
+    store: CacheStore,
+    declared: dict[tuple[str, str], ToolSpec],
+    namespace: str,
+    spec: ToolSpec,
+    tally: _Tally,
+) -> None:
+    ours = declared.get((namespace, spec.name))
     if ours is None:
         store.put_tool(namespace, spec)
     elif _bytes_of(ours) != _bytes_of(spec):
