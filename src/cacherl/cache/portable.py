@@ -99,7 +99,8 @@ class ObservationLine(
     source: Source
     scenario: str
     split: Split
-    latency_s: float = 0.0
+    latency_s: float
+    """Without a default: msgspec leaves defaults out by identity, and 0.0 is not one object."""
     recorded_at: float | None = None
     occurrence: int = 0
     asked: str | None = None
