@@ -3,89 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from cacherl.cache.sqlite import SCHEMA_VERSION, Mode, SqliteStore
+from cacherl.cache import rows
+from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.health import verify
+from cacherl.cache.key import CANON_VERSION
+from cacherl.cache.rows import SCHEMA_VERSION
+from cacherl.cache.sqlite import Mode, SqliteStore
 from cacherl.core.errors import CacheError
+from tests.cache.old_file import old_call, old_file, old_texts
 from tests.cache.recordings import GET, SPACE, recorded, seen
-
-ROOT = Path(__file__).parents[2]
-
-WRITER = """
-import sys
-from pathlib import Path
-from cacherl.cache.sqlite import SqliteStore
-from tests.cache.recordings import recorded, seen
-path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-store = SqliteStore(path, mode="write")
-for number in range(count):
-    store.add(recorded(b'{"n":%d}' % number), seen("shared"))
-    store.add(recorded(f'{{"who":"{name}","n":{number}}}'.encode()), seen(name))
-    print(number, flush=True)
-store.close()
-"""
-
-
-def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), name, str(count)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def test_processes_may_create_and_write_one_file_at_once(tmp_path: Path) -> None:
-    """Recorders start together; nothing may be lost, and none may see SQLITE_BUSY."""
-    path = tmp_path / "new" / "tools.cache"
-    writers = [writer(path, f"w{number}", 25) for number in range(4)]
-    for each in writers:
-        _, problems = each.communicate(timeout=120)
-        assert each.returncode == 0, problems
-
-    with_all = SqliteStore(path)
-    entries = list(with_all.entries())
-    shared = with_all.get(recorded(b'{"n":3}'))
-    with_all.close()
-
-    assert len(entries) == 25 + 4 * 25
-    assert shared is not None
-    assert [kept.times for kept in shared.kept] == [4]
-
-
-def test_a_killed_writer_loses_nothing_it_was_told_is_kept(tmp_path: Path) -> None:
-    """A recording run costs money; `kill -9` may cost the call in flight, not the calls before it."""
-    path = tmp_path / "tools.cache"
-    for round_ in range(3):
-        process = writer(path, f"k{round_}", 100_000)
-        assert process.stdout is not None
-        acknowledged = -1
-        started = time.monotonic()
-        while acknowledged < 20 + 30 * round_ and time.monotonic() - started < 60:
-            acknowledged = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        acknowledged = max(
-            [acknowledged, *(int(line) for line in process.stdout if line.endswith("\n"))]
-        )
-        process.communicate()
-
-        store = SqliteStore(path, mode="write")
-        for number in range(acknowledged + 1):
-            assert store.get(recorded(f'{{"who":"k{round_}","n":{number}}}'.encode())) is not None
-        store.close()
-        check = sqlite3.connect(path)
-        assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        check.close()
 
 
 def filled(path: Path, count: int = 40) -> Path:
@@ -97,41 +29,12 @@ def filled(path: Path, count: int = 40) -> Path:
     return path
 
 
-def test_a_damaged_value_is_never_served(tmp_path: Path) -> None:
-    """SQLite itself let 167 of 200 flipped values through; the checksum names every one."""
-    path = filled(tmp_path / "tools.cache")
-    whole = bytearray(path.read_bytes())
-    silently_wrong = caught = 0
-    for place in range(0, len(whole), 97):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
-        path.write_bytes(damaged)
-        try:
-            store = SqliteStore(path)
-        except CacheError:
-            caught += 1
-            continue
-        for number in range(40):
-            try:
-                entry = store.get(recorded(b'{"n":%d}' % number))
-            except CacheError:
-                caught += 1
-                continue
-            if entry is not None and entry.kept:
-                text = f"answer {number} " + "data " * 30
-                silently_wrong += entry.kept[0].observation.text != text
-        store.close()
-
-    assert silently_wrong == 0
-    assert caught > 20
-
-
 def test_a_damaged_value_is_named(tmp_path: Path) -> None:
     """The reader at 2 a.m. needs to know which file and what to do."""
     path = filled(tmp_path / "tools.cache")
     connection = sqlite3.connect(path)
     connection.execute(
-        "UPDATE observation SET value=CAST(replace(value, 'answer 7 ', 'answer 8 ') AS BLOB)"
+        "UPDATE call SET value=CAST(replace(value, 'answer 7 ', 'answer 8 ') AS BLOB)"
     )
     connection.commit()
     connection.close()
@@ -146,10 +49,16 @@ def test_a_damaged_value_is_named(tmp_path: Path) -> None:
 
 def test_an_answer_moved_to_another_call_is_caught(tmp_path: Path) -> None:
     """A checksum over the value alone would let two rows trade places."""
-    path = filled(tmp_path / "tools.cache", 2)
+    path = tmp_path / "tools.cache"
+    store = SqliteStore(path, mode="write")
+    for number in range(2):
+        for text in ("first", "second"):
+            store.add(recorded(b'{"n":%d}' % number), seen(f"{text} of {number}"))
+    store.close()
+    first, second = rows.answer_id(1, 1), rows.answer_id(2, 1)
     connection = sqlite3.connect(path)
-    for old, new in ((1, 99), (2, 1), (99, 2)):
-        connection.execute("UPDATE observation SET call=? WHERE call=?", (new, old))
+    for old, new in ((first, 9), (second, first), (9, second)):
+        connection.execute("UPDATE answer SET id=? WHERE id=?", (new, old))
     connection.commit()
     connection.close()
     store = SqliteStore(path)
@@ -157,6 +66,25 @@ def test_an_answer_moved_to_another_call_is_caught(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="damaged"):
         store.get(recorded(b'{"n":0}'))
     store.close()
+
+
+def test_an_answer_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """A draw among fewer answers than were observed would be a silently wrong one."""
+    path = tmp_path / "tools.cache"
+    store = SqliteStore(path, mode="write")
+    for text in ("one", "two", "three"):
+        store.add(recorded(), seen(text))
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM answer WHERE id=?", (rows.answer_id(1, 1),))
+    connection.commit()
+    connection.close()
+
+    with contextlib.closing(SqliteStore(path)) as damaged:
+        with pytest.raises(CacheError, match="damaged"):
+            damaged.get(recorded())
+        with pytest.raises(CacheError, match="damaged"):
+            damaged.get_many([recorded()])
 
 
 @pytest.mark.parametrize("keep", [0, 10, 100, 5000])
@@ -244,23 +172,159 @@ def test_a_cache_in_a_read_only_folder_can_be_read(tmp_path: Path) -> None:
         folder.chmod(0o755)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process")
-def test_a_store_opened_before_a_fork_works_on_both_sides(tmp_path: Path) -> None:
-    """Data loaders fork; a shared SQLite connection corrupts."""
-    store = SqliteStore(tmp_path / "tools.cache", mode="write")
-    store.add(recorded(b'{"n":0}'), seen("before"))
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            store.add(recorded(b'{"n":1}'), seen("child"))
-            code = 0 if store.get(recorded(b'{"n":0}')) is not None else 2
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
+def at(when: float | None, text: str = "x") -> Observation:
+    return msgspec.structs.replace(seen(text), recorded_at=when)
 
-    assert os.waitstatus_to_exitcode(status) == 0
-    store.add(recorded(b'{"n":2}'), seen("parent"))
-    assert len(list(store.entries())) == 3
-    store.close()
+
+def test_the_newest_recording_is_told_at_once(tmp_path: Path) -> None:
+    """The clock of a replay may not stand before it; nobody waits for a million rows to know."""
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+        assert store.newest() is None
+        store.add(recorded(b"0"), at(None))
+        assert store.newest() is None
+        with store.batch():
+            for number in range(1, rows.LOT + 10):
+                store.add(recorded(b"%d" % number), at(float(number % 1000)))
+        assert store.newest() == 999.0
+
+        store.add(recorded(b"1"), at(5000.5, "another answer of a call that was filed"))
+        assert store.newest() == 5000.5
+        store.add(recorded(b"last"), at(7000))
+        assert store.newest() == 7000.0
+
+
+def test_calls_come_by_tool_however_they_were_filed(tmp_path: Path) -> None:
+    """Filed in lots, or not yet: the tool's calls are all there, in order, and no others."""
+    tools = ("one", "two", "three")
+    count = 2 * rows.LOT + 300
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+        with store.batch():
+            for number in range(count):
+                store.add(recorded(b"%d" % number, tools[number % 3]), seen("x"))
+        for place, tool in enumerate(tools):
+            found = [entry.call.canonical for entry in store.by_tool(SPACE, tool)]
+            assert found == [b"%d" % number for number in range(place, count, 3)]
+        assert list(store.by_tool("other", "one")) == []
+
+
+def test_a_call_forgotten_and_a_call_in_its_place(tmp_path: Path) -> None:
+    """SQLite gives the last row's number again: the new call must not be lost behind the mark."""
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+        with store.batch():
+            for number in range(rows.LOT):
+                store.add(recorded(b"%d" % number), seen("x"))
+        last = recorded(b"%d" % (rows.LOT - 1))
+        assert store.remove(last)
+        store.add(recorded(b'"new"'), seen("y"))
+
+        found = [entry.call.canonical for entry in store.by_tool(SPACE, "get_order")]
+    assert found == [*(b"%d" % number for number in range(rows.LOT - 1)), b'"new"']
+    assert verify(tmp_path / "tools.cache").problems == ()
+
+
+def test_many_are_got_as_one_by_one(tmp_path: Path) -> None:
+    """A group's calls are looked up together; order, repeats, misses and twins stay what they are."""
+    calls = [recorded(b"%d" % number) for number in range(700)]
+    twin = RecordedCall(namespace=SPACE, tool="t", canonical=b"{}", state=b"", key=calls[5].key)
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+        with store.batch():
+            for number, call in enumerate(calls):
+                if number % 3:
+                    store.add(call, seen(f"answer {number}"))
+                    if number % 5 == 0:
+                        store.add(call, seen("another"))
+            store.add(twin, seen("of the twin"))
+        asked = [*calls, twin, calls[1], calls[1]]
+        assert store.get_many(asked) == [store.get(call) for call in asked]
+        assert store.get_many([]) == []
+        assert [kept.observation.text for kept in (store.get(twin) or nothing()).kept] == [
+            "of the twin"
+        ]
+
+
+def nothing() -> CacheEntry:
+    raise AssertionError("no entry")
+
+
+def test_calls_of_another_canon_version_never_answer(tmp_path: Path) -> None:
+    """Two versions in one file: the old ones are there to be counted and rekeyed, not to be told."""
+    path = tmp_path / "tools.cache"
+    kept = (Kept(observation=seen("old"), times=1),)
+    with contextlib.closing(SqliteStore(path, mode="write")) as store:
+        store.keep_whole("c0", CacheEntry(call=recorded(), kept=kept))
+        assert store.get(recorded()) is None
+        assert store.by_key(recorded().key) is None
+        assert store.get_many([recorded()]) == [None]
+        store.add(recorded(), seen("new"))
+
+        assert [each.kept[0].observation.text for each in store.entries()] == ["new"]
+        assert [each.kept[0].observation.text for each in store.by_tool(SPACE, "get_order")] == [
+            "new"
+        ]
+        assert [
+            (canon, entry.kept[0].observation.text) for canon, entry in store.all_entries()
+        ] == [("c0", "old"), (CANON_VERSION, "new")]
+        assert store.stale() == 1
+        assert verify(path).stale == 1
+
+        assert store.drop_stale() == 1
+        assert store.stale() == 0
+        assert (store.get(recorded()) or nothing()).kept[0].observation.text == "new"
+
+
+def test_an_old_file_is_read_and_not_written(tmp_path: Path) -> None:
+    """Last month's recordings still answer; nothing changes them before somebody says so."""
+    path = old_file(tmp_path / "old.cache", 7)
+    before = path.read_bytes()
+    with contextlib.closing(SqliteStore(path)) as store:
+        for number in range(7):
+            entry = store.get(old_call(number))
+            assert entry is not None
+            assert [kept.observation.text for kept in entry.kept] == old_texts(number)
+            assert [kept.times for kept in entry.kept] == [3] * len(entry.kept)
+        assert len(list(store.by_tool(SPACE, "get_order"))) == 7
+        assert store.tools() == {(SPACE, GET.name): GET}
+        assert store.notes() == ()
+    assert path.read_bytes() == before
+
+    with pytest.raises(CacheError, match="cacherl cache migrate"):
+        SqliteStore(path, mode="write")
+    assert path.read_bytes() == before
+
+
+def test_full_durability_is_asked_of_sqlite(tmp_path: Path) -> None:
+    """What power loss may cost is the recorder's choice, and the same file either way."""
+    path = tmp_path / "tools.cache"
+    with contextlib.closing(SqliteStore(path, mode="write", durability="full")) as store:
+        store.add(recorded(), seen("x"))
+        assert store._open is not None
+        assert rows.pragma(store._open, "synchronous") == 2
+    with contextlib.closing(SqliteStore(path, mode="write")) as store:
+        assert store._open is not None
+        assert rows.pragma(store._open, "synchronous") == 1
+
+
+def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Half a character in a tool's name comes from broken files; it must not end a recording run."""
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+        with pytest.raises(CacheError, match="no name that can be kept"):
+            store.add(recorded(tool="half \ud800"), seen("x"))
+        assert store.get(recorded(tool="half \ud800")) is None
+        assert list(store.by_tool(SPACE, "half \ud800")) == []
+
+
+def test_a_batch_that_sqlite_took_back_does_not_go_on(tmp_path: Path) -> None:
+    """Writes after it would be kept one by one, half a trajectory."""
+    with contextlib.closing(SqliteStore(tmp_path / "tools.cache", mode="write")) as store:
+
+        def lose_the_transaction() -> None:
+            with store.batch():
+                store.add(recorded(), seen("x"))
+                assert store._open is not None
+                store._open.execute("ROLLBACK")  # as SQLite does where the disk is full
+                with pytest.raises(CacheError, match="taken back"):
+                    store.add(recorded(b"{}"), seen("y"))
+
+        with pytest.raises(CacheError):
+            lose_the_transaction()
+        assert list(store.entries()) == []

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from cacherl import __version__
 from cacherl.cli import cache_calibrate as _cache_calibrate  # noqa: F401 - adds a command
+from cacherl.cli import cache_health as _cache_health  # noqa: F401 - adds commands
 from cacherl.cli import cache_safety as _cache_safety  # noqa: F401 - adds commands
 from cacherl.cli import cache_snapshot as _cache_snapshot  # noqa: F401 - adds a command
 from cacherl.cli import cache_upkeep as _cache_upkeep  # noqa: F401 - adds commands
