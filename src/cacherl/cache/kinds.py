@@ -119,8 +119,15 @@ def matching_spec(spec: ToolSpec, arguments: Iterable[JsonObject]) -> ToolSpec:
 
 
 def marked_kinds(spec: ToolSpec, inferred: Mapping[str, Inferred]) -> dict[str, Kind]:
-    """Return which of the inferred kinds hold: those of parameters that the tool leaves undescribed."""
-    return {path: each.kind for path, each in inferred.items() if _may_mark(spec, path, each.kind)}
+    """Return which of the inferred kinds hold: those of parameters that the tool leaves undescribed.
+
+    ENTITY says no more than each value says by itself, so it is not among them.
+    """
+    return {
+        path: each.kind
+        for path, each in inferred.items()
+        if each.kind is not Kind.ENTITY and _may_mark(spec, path, each.kind)
+    }
 
 
 def with_kinds(spec: ToolSpec, kinds: Mapping[str, Kind]) -> ToolSpec:
