@@ -335,6 +335,8 @@ def test_redacting_a_text_again_changes_nothing(text: str) -> None:
 
 
 @given(st.dictionaries(st.one_of(_NAMES, _TEXTS), _VALUES, max_size=4))
+@example({"password": 0.0, "token": '{"password": 0}', "cvv": 1e21})
+@example({"password": 1 << 70})
 def test_arguments_and_their_json_are_redacted_alike_and_once(arguments: dict[str, Any]) -> None:
     """The query is a value, the recording may be text: both must come to the same."""
     redactor = Redactor(PERSONAL, KEY)
@@ -413,15 +415,16 @@ def test_placeholders_depend_on_the_key_alone() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "password=" + "a" * 2_000_000,
-        "@" + "a" * 2_000_000,
+        "password=" + "a" * 1_000_000,
+        "@" + "a" * 1_000_000,
         "eyJ" * 200_000,
         '{"password": "' + "\\u0061" * 300_000 + '"}',
         "1 " * 500_000 + "+1",
         "aws" * 300_000 + "://a:b" * 50_000,
         "[" * 300_000,
+        '{"password": ' + "1" * 9_000 + "}",
     ],
-    ids=["name", "mail", "jwt", "escapes", "digits", "marks", "depth"],
+    ids=["name", "mail", "jwt", "escapes", "digits", "marks", "depth", "number"],
 )
 def test_long_texts_take_linear_time(text: str, redactor: Redactor) -> None:
     """A 50 MB result must not stop a recorder; quadratic patterns would take hours here."""

@@ -24,7 +24,15 @@ from cacherl.core.tools import ToolSpec
 
 _CHUNK, _OVERLAP = 1 << 22, 1 << 14  # bytes; a private key is shorter than the overlap
 _MARK = "0" * 12
-_PREFIXED = re.compile(r"[A-Za-z]{2,8}[-_]|AKIA|ASIA|AIza|eyJ|-----BEGIN")
+_PREFIXED = re.compile(r"[A-Za-z]{2,8}[-_]|AKIA|ASIA|AIza")
+_WITH_PREFIX = (
+    "_key",
+    "github_token",
+    "gitlab_token",
+    "slack_token",
+    "npm_token",
+    "huggingface_token",
+)
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -116,7 +124,13 @@ class _Scanner:
         tool, key, place = self._here
         path = f"{place}.{found.path}" if found.path and place else found.path or place
         self.findings.append(
-            Finding(kind=found.kind, tool=tool, key=key, path=path, excerpt=excerpt(found.value))
+            Finding(
+                kind=found.kind,
+                tool=tool,
+                key=key,
+                path=path,
+                excerpt=excerpt(found.kind, found.value),
+            )
         )
         self.values.add(found.value)
         return f"<{found.kind}:{_MARK}>"
@@ -130,10 +144,10 @@ class _Scanner:
         self._sweep.value(value, "")
 
 
-def excerpt(value: str) -> str:
-    """Return what may be shown of a secret: the first characters where they are public, and the length."""
-    prefix = _PREFIXED.match(value)
-    shown = prefix.group()[:9] if prefix is not None and len(value) >= 20 else ""
+def excerpt(kind: str, value: str) -> str:
+    """Return what may be shown of a secret: a published prefix, which tells what to revoke, and the length."""
+    prefix = _PREFIXED.match(value) if kind.endswith(_WITH_PREFIX) else None
+    shown = prefix.group() if prefix is not None and len(value) >= 20 else ""
     return f"{shown}… ({len(value)} characters)"
 
 
@@ -262,7 +276,7 @@ def _raw_findings(path: Path, known: set[str]) -> list[Finding]:
                         tool=f"({where})",
                         key=f"byte {offset}+",
                         path=path.name,
-                        excerpt=excerpt(value),
+                        excerpt=excerpt(what.kind, value),
                     )
                 )
             return f"<{what.kind}:{_MARK}>"

@@ -592,8 +592,9 @@ class Sweep:
     def _number(self, said: str, rule: Rule | None, path: str) -> str | None:
         if rule is not None:
             # `{"passwords": 3}` counts them.
-            if not rule.many and (rule.holds is None or rule.holds(said)):
-                return self._replace(Found(rule.kind, said, path))
+            number = _canonical_number(said)
+            if not rule.many and (rule.holds is None or rule.holds(number)):
+                return self._replace(Found(rule.kind, number, path))
         elif (
             self._personal
             and said.isdigit()
@@ -772,6 +773,13 @@ class Sweep:
             if whole and kind == "ip" and words & _VERSION:
                 continue
             yield start, end, kind
+
+
+def _canonical_number(said: str) -> str:
+    try:
+        return canonical_json(json.loads(said)).decode()
+    except ValueError:
+        return said  # more digits than Python reads
 
 
 def _joins(text: str, start: int) -> bool:
