@@ -21,6 +21,7 @@ import msgspec
 from cacherl import __version__
 from cacherl.augment import AugmentOptions
 from cacherl.cache.ledger import MissPolicy
+from cacherl.cache.settings import DrawPolicy
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.models import Limits
@@ -95,6 +96,10 @@ class CacheSection(Record, frozen=True, kw_only=True):
 
     on_miss: MissPolicy = MissPolicy.ERROR
     on_miss_by_tool: dict[str, MissPolicy] = {}
+    settings: str = ""
+    """A file of what you say of the tools (`docs/cache.md`), beside the recipe; none if empty."""
+    draw: DrawPolicy = DrawPolicy.SAMPLE
+    """Which of several recorded answers a call gets, for tools of which `settings` says nothing."""
 
 
 class AugmentSection(Record, frozen=True, kw_only=True):

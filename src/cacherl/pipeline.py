@@ -23,6 +23,8 @@ from cacherl.augment import augment
 from cacherl.cache.calibrate import calibrate_and_keep
 from cacherl.cache.fidelity import kept_calibration
 from cacherl.cache.replay import ReplayTools
+from cacherl.cache.settings import NO_SETTINGS, SETTINGS_NOTE, Settings, load_settings
+from cacherl.cache.snapshot import SnapshotStore
 from cacherl.cache.tool_cache import ToolCache
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
@@ -128,7 +130,8 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     stamp = _stamp(weights) if weights.is_file() else model
     tasks = digest_of([recipe.world, recipe.tasks])
     recorded = digest_of([tasks, recipe.record, recipe.limits])
-    cached = digest_of([recorded, "cache", "calibrated"])
+    said = msgspec.to_builtins(_settings_of(recipe, recipe_path))
+    cached = digest_of([recorded, "cache", "calibrated", "frozen", said])
     augmented = digest_of([recorded, recipe.augment])
     selected = digest_of([augmented, recipe.select])
     tuned = digest_of([selected, recipe.sft, recipe.model, stamp])
@@ -145,6 +148,12 @@ def _stamp(weights: Path) -> str:
     if facts.st_size < 1 << 28:
         return file_digest(weights)
     return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def _settings_of(recipe: Recipe, recipe_path: Path) -> Settings:
+    if not recipe.cache.settings:
+        return NO_SETTINGS
+    return load_settings(recipe_path.resolve().parent / recipe.cache.settings)
 
 
 class Run:
@@ -293,7 +302,9 @@ class Run:
             for stale in path.parent.glob(f"{path.name}*"):
                 stale.unlink()
             trajectories = list(read_jsonl(self._file(Stage.RECORD, f"{source}.jsonl"), Trajectory))
-            with ToolCache.open(path, mode="write") as cache:
+            settings = _settings_of(self.recipe, self.recipe_path)
+            with ToolCache.open(path, mode="write", settings=settings) as cache:
+                cache.store.put_note(SETTINGS_NOTE, msgspec.json.encode(settings))
                 for number, trajectory in enumerate(trajectories, 1):
                     cache.record_trajectory(tasks[trajectory.task_id], trajectory)
                     if number % 50 == 0 or number == len(trajectories):
@@ -301,7 +312,10 @@ class Run:
                 if name == "train":
                     self._calibrate(stage, cache)
                 stats = cache.stats()
+                frozen = cache.freeze(self._file(stage, f"{name}.snapshot"))
+            self.screen.note(f"{name} cache frozen: snapshot {frozen.id}, {frozen.calls} calls")
             facts[name] = {
+                "snapshot": frozen.id,
                 "calls": stats.calls,
                 "observations": stats.observations,
                 "scenarios": stats.scenarios,
@@ -310,7 +324,15 @@ class Run:
                 "splits": stats.by_split,
             }
             outputs[path.name] = path
+            outputs[f"{name}.snapshot"] = Path(frozen.path)
         return outputs, facts
+
+    def _snapshot(self, name: str) -> ToolCache:
+        """Open a frozen cache to read, and say which it is: the id is the digest of all it holds."""
+        cache = ToolCache.open(self._file(Stage.CACHE, f"{name}.snapshot"))
+        if isinstance(cache.store, SnapshotStore):
+            self.screen.note(f"reading snapshot {cache.store.short_id} ({name})")
+        return cache
 
     def _calibrate(self, stage: Stage, cache: ToolCache) -> None:
         """Keep with the training cache how often its answers are right, where that can be measured."""
@@ -321,7 +343,7 @@ class Run:
         if not cache.store.tools():
             return
         try:
-            calibrate_and_keep(cache, made_at=datetime.now(UTC).timestamp(), on_tool=told)
+            calibrate_and_keep(cache, made_at=None, on_tool=told)
         except MissingExtraError as error:
             if self.recipe.reward.trust is TrustBy.CALIBRATED:
                 raise
@@ -399,7 +421,7 @@ class Run:
         def told(step: int, total: int, facts: Mapping[str, float]) -> None:
             self.screen.progress(stage, "steps", step, total, f"reward {facts['reward']:.3f}")
 
-        with ToolCache.open(self._file(Stage.CACHE, "train.sqlite")) as cache:
+        with self._snapshot("train") as cache:
             summary = grpo(
                 self._read_tasks("train"),
                 lambda task, seed, rollout: self._replay(cache, task, seed, rollout, Split.TRAIN),
@@ -430,6 +452,7 @@ class Run:
             seed=seed,
             rollout=rollout,
             on_miss=on_miss,
+            draw=section.draw,
             splits=frozenset({split}),
         )
 
@@ -451,7 +474,7 @@ class Run:
         rows: dict[str, dict[str, list[EvalRow]]] = {"live": {}, "cached": {}}
         before = self.world.live_calls
         cached_calls = 0
-        with ToolCache.open(self._file(Stage.CACHE, "heldout.sqlite")) as cache:
+        with self._snapshot("heldout") as cache:
 
             def cached(task: Task) -> Tools:
                 return self._replay(cache, task, self.recipe.evaluate.seed, 0, split)
@@ -529,6 +552,7 @@ class Run:
         }
         training = (Stage.CACHE, Stage.AUGMENT, Stage.SELECT, Stage.SFT, Stage.GRPO)
         notes = {stage: self.folder.note(stage) for stage in Stage}
+        cached = notes[Stage.CACHE]
         grpo_points = self._grpo_points()
         return {
             **{name: _figures(summaries["live"][name]) for name in MODELS},
@@ -548,6 +572,9 @@ class Run:
                 stage.value: round(note.wall_s, 2)
                 for stage, note in notes.items()
                 if note is not None
+            },
+            "snapshots": {
+                name: facts["snapshot"] for name, facts in (cached.facts if cached else {}).items()
             },
             "split": self.recipe.tasks.evaluate_split,
             "summaries": msgspec.to_builtins(summaries),

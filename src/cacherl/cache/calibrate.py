@@ -62,7 +62,7 @@ class OpenCache(Protocol):
 def calibrate(
     cache: ToolCache,
     *,
-    made_at: float,
+    made_at: float | None,
     unit: Unit = Unit.OBSERVATION,
     scope: Scope = Scope.GLOBAL,
     per_tool: int = PER_TOOL,
@@ -77,7 +77,7 @@ def calibrate(
 
     Args:
         cache: the recordings; nothing is written.
-        made_at: now, in seconds since 1970 UTC.
+        made_at: now, in seconds since 1970 UTC; None to leave it out.
         unit: what is left out with each call (see `Unit`).
         scope: what other scenarios' observations are worth, as in the rollouts to come.
         per_tool: the most calls asked of one tool.
@@ -124,7 +124,7 @@ def calibrate(
     stated = _stated_out_of_fold(outcomes, seed)
     return Calibration(
         made_at=made_at,
-        cache=cache.name,
+        cache=Path(cache.name).name,
         calls=stats.calls,
         observations=stats.observations,
         scenarios=stats.scenarios,
@@ -148,7 +148,7 @@ def calibrate(
 def calibrate_and_keep(
     cache: ToolCache,
     *,
-    made_at: float,
+    made_at: float | None,
     unit: Unit = Unit.OBSERVATION,
     scope: Scope = Scope.GLOBAL,
     per_tool: int = PER_TOOL,
@@ -176,7 +176,7 @@ def calibrate_named(
     name: str,
     *,
     open_cache: OpenCache,
-    made_at: float,
+    made_at: float | None,
     settings: Path | None = None,
     unit: Unit = Unit.OBSERVATION,
     per_tool: int = PER_TOOL,
@@ -187,7 +187,7 @@ def calibrate_named(
     Args:
         name: a file or a server's address.
         open_cache: opens it.
-        made_at: now, in seconds since 1970 UTC.
+        made_at: now, in seconds since 1970 UTC; None to leave it out.
         settings: a settings file to look up by; None takes those kept in the cache.
         unit: what is left out with each call.
         per_tool: the most calls asked of one tool.

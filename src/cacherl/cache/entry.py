@@ -133,6 +133,10 @@ def merged(ours: tuple[Kept, ...], theirs: tuple[Kept, ...]) -> tuple[Kept, ...]
     Of an observation that both hold, the larger count stands (the sum would grow with every merge)
     and the earlier recording's time. The order is that of recording where times are known.
     """
+    if not ours or not theirs:
+        alone = ours or theirs
+        if len(alone) == 1:
+            return alone
     by_content: dict[bytes, Kept] = {}
     for one in (*ours, *theirs):
         name = one.observation.content()

@@ -144,10 +144,10 @@ class Calibration(Record, frozen=True, kw_only=True, dict=True):
     """What a cache's own recordings say about how far its answers can be trusted."""
 
     version: int = 1
-    made_at: float
-    """Seconds since 1970 UTC."""
+    made_at: float | None = None
+    """Seconds since 1970 UTC; None where a run made it, so that equal recordings freeze to equal bytes."""
     cache: str
-    """The cache it was made of."""
+    """The name of the file it was made of."""
     calls: int
     observations: int
     scenarios: int

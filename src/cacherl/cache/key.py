@@ -7,8 +7,10 @@ import hashlib
 
 from cacherl.cache.canonical import canonical_json
 
-CANON_VERSION = "c1"
-"""Part of every key: when a normalisation rule changes, bump it, and old entries miss instead of lying."""
+CANON_VERSION = "c2"
+"""c2: state keys are chains that cost the same however long the episode.
+
+Part of every key: when a normalisation rule changes, bump it, and old entries miss instead of lying."""
 
 
 def full_key(namespace: str, tool: str, canonical: bytes, state: bytes) -> bytes:

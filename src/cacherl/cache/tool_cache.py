@@ -316,9 +316,10 @@ class ToolCache:
             recorded_at: seconds since 1970 UTC; None asks the clock.
             occurrence: how often the episode had made this call in this state before.
         """
-        spec = self.effective(namespace, spec)
+        seen = self.effective(namespace, spec)
         made = _Made(
-            normal=self.normal(spec, call.arguments),
+            declared=spec,
+            normal=self.normal(seen, call.arguments),
             arguments=call.arguments,
             state_key=state_key,
             scenario=scenario,
@@ -326,12 +327,10 @@ class ToolCache:
             recorded_at=self._clock() if recorded_at is None else recorded_at,
             occurrence=occurrence,
         )
-        return self._record(namespace, spec, made, result)[0]
+        return self._record(namespace, made, result)[0]
 
-    def _record(
-        self, namespace: str, spec: ToolSpec, made: _Made, result: ToolResult
-    ) -> tuple[bool, bool]:
-        normal = made.normal
+    def _record(self, namespace: str, made: _Made, result: ToolResult) -> tuple[bool, bool]:
+        normal, spec = made.normal, made.declared
         if not _is_tools_own(result) or _is_mended_refusal(normal, result):
             return False, False
         self._declare(namespace, spec)
@@ -371,9 +370,11 @@ class ToolCache:
         return True, new
 
     def _declare(self, namespace: str, spec: ToolSpec) -> None:
+        # As the tool declares itself: what the settings say of it must be free to change.
         name = (namespace, spec.name)
         if self._declared.get(name) != spec:
-            self._store.put_tool(namespace, spec)
+            kept = spec if self.redactor is None else self.redactor.spec(spec)
+            self._store.put_tool(namespace, kept)
             self._declared[name] = spec
 
     def record_trajectory(
@@ -392,7 +393,7 @@ class ToolCache:
         Raises:
             DataError: the results do not belong to the calls.
         """
-        specs = {spec.name: self.effective(task.namespace, spec) for spec in task.tools}
+        specs = {spec.name: spec for spec in task.tools}
         overlay = StateOverlay()
         asked: Counter[tuple[str, bytes, bytes]] = Counter()
         kept = new = skipped = 0
@@ -401,11 +402,13 @@ class ToolCache:
                 if result.source is Source.LOOP:
                     skipped += 1
                     continue
-                spec = specs.get(call.name) or _undeclared(call.name)
+                declared = specs.get(call.name) or _undeclared(call.name)
+                spec = self.effective(task.namespace, declared)
                 normal = self.normal(spec, call.arguments)
                 state = overlay.state(spec.effects, normal.arguments)
                 same = (spec.name, normal.canonical, state.key)
                 made = _Made(
+                    declared=declared,
                     normal=normal,
                     arguments=call.arguments,
                     state_key=state.key,
@@ -415,7 +418,7 @@ class ToolCache:
                     occurrence=asked[same],
                 )
                 asked[same] += 1
-                is_kept, is_new = self._record(task.namespace, spec, made, result)
+                is_kept, is_new = self._record(task.namespace, made, result)
                 kept += is_kept
                 new += is_new
                 skipped += not is_kept
@@ -610,7 +613,9 @@ class ToolCache:
         index = self._indexes.get(name)
         if index is None:
             index = self._store.index(namespace, spec.name, plan, splits)
-            self._indexes[name] = index = index or self._built(namespace, spec.name, splits, plan)
+            if index is None:
+                index = self._built(namespace, spec.name, splits, plan)
+            self._indexes[name] = index
         return index
 
     def _built(self, namespace: str, tool: str, splits: frozenset[Split], plan: Plan) -> ToolIndex:
@@ -735,7 +740,12 @@ class ToolCache:
         fidelity = None
         if self._calibration is not None:
             fidelity = self._calibration.fidelity(
-                call.namespace, call.tool, tier, score, state_matched, scenario_matched
+                call.namespace,
+                call.tool,
+                tier,
+                score,
+                state_matched,
+                None if view.scenario is None else scenario_matched,
             )
         return Hit(
             tier=tier,
@@ -881,6 +891,7 @@ class ToolCache:
 class _Made(msgspec.Struct, frozen=True, kw_only=True):
     """A call that was made, and where."""
 
+    declared: ToolSpec
     normal: NormalCall
     arguments: Mapping[str, Any]
     state_key: bytes

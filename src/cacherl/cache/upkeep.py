@@ -59,6 +59,8 @@ Opener = Callable[..., ToolCache]
 """Opens a cache by name, with `mode="write"` where told: `ToolCache.open`, or one that knows more names."""
 
 REDACTION = redact.NOTE
+_OTHER_STATES = "c1"
+"""Rules whose state keys were computed in another way: no state of theirs can be reached."""
 SETTINGS = "settings"
 
 _BATCH_CALLS = 1000
@@ -1001,6 +1003,8 @@ class _States:
             after: the same by today's rules.
         """
         where = (version, call.namespace)
+        if version == _OTHER_STATES and call.state != NO_WRITES and not self._keep:
+            return True
         if self._keep or where not in self._written:
             return False
         if call.state != NO_WRITES and where in self._changed:
