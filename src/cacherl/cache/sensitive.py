@@ -422,6 +422,7 @@ def _personal_spans(text: str) -> Iterator[tuple[int, int, str]]:
 _DIGITS_SIGN = re.compile(
     r"\d(?:(?:[ .\-()]{0,2}\d){9}|\d\d-\d\d-\d{4}|\d{0,2}\.\d{1,3}\.\d{1,3}\.\d)"
 )
+_IPV6_SIGN = re.compile(r"[0-9A-Fa-f]:(?:[0-9A-Fa-f]{1,4}:){6}")
 _IBAN_SIGN = re.compile(r"[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2}")
 
 
@@ -432,7 +433,7 @@ def _may_be_personal(text: str) -> bool:
         or _DIGITS_SIGN.search(text) is not None
         or _IBAN_SIGN.search(text) is not None
         or ("+" in text and _PHONE.search(text) is not None)
-        or (text.count(":") >= 7 and _IPV6.search(text) is not None)
+        or (text.count(":") >= 7 and _IPV6_SIGN.search(text) is not None)
     )
 
 
@@ -479,6 +480,7 @@ _TOKEN = re.compile(
     r"|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null|NaN|-?Infinity))",
     re.DOTALL,
 )
+_OPENING = re.compile(r"\s*[{\[\"]")
 _HIDDEN = re.compile(r"\\u00[2-7]|\\/")  # an escape behind which a mark could hide
 # Every tenth id has a right check digit, and 1.2.3.4 is a version too.
 _IDENTITY = _words("id ids ref reference sku order tracking")
@@ -574,7 +576,7 @@ class Sweep:
         for name, member in value.items():
             new_name = self._string(name, None, path)
             here = f"{path}.{new_name}" if path else new_name
-            new = self.value(member, here, self._inner(name, rule))
+            new = self.value(member, here, self._inner(new_name, rule))
             same = same and new is member and new_name == name
             out[new_name] = new
         return value if same else out
@@ -595,7 +597,7 @@ class Sweep:
             number = _canonical_number(said)
             if not rule.many and (rule.holds is None or rule.holds(number)):
                 return self._replace(Found(rule.kind, number, path))
-        elif (
+        if (
             self._personal
             and said.isdigit()
             and _is_card(said)
@@ -624,11 +626,9 @@ class Sweep:
             return text
         # Once more until nothing is left: taking one thing out can bare the edge of another.
         while True:
-            swept = self._json(text, path) if text.lstrip()[:1] in ("{", "[", '"') else None
-            if swept is None:
-                swept = self._plain(text, path)
-            if swept == text:
-                return text
+            swept, whole = self._json(text, path)
+            if swept == text or whole:
+                return swept  # the strings of a JSON value were gone over to the end each
             text = swept
 
     def shapes(self, text: str) -> str:
@@ -643,14 +643,15 @@ class Sweep:
             position = end
         return "".join([*out, text[position:]])
 
-    def _json(self, text: str, path: str) -> str | None:
-        """Return the text, read as JSON as far as it is; None where it is not at all."""
+    def _json(self, text: str, path: str) -> tuple[str, bool]:
+        """Return the text, read as JSON as far as it is, and whether all of it was."""
+        if _OPENING.match(text) is None:
+            return self._plain(text, path), False
         out: list[str] = []
         done = position = 0
         frames: list[_Frame] = []
         places: list[int] = []
-        name: str | None = None  # as it stands, for its rule
-        shown: str | None = None  # without secrets, for the path
+        name: str | None = None  # without secrets, like the path that it becomes part of
         wants_name = False
         read = 0
         while (match := _TOKEN.match(text, position)) is not None:
@@ -660,25 +661,25 @@ class Sweep:
                 mark = match.group(2)
                 if mark in "{[":
                     rule = self._rule_here(frame, name)
-                    here = _place(frame, shown, places, path)
+                    here = _place(frame, name, places, path)
                     frames.append(_Frame(mark == "{", rule, here))
                     places.append(0)
-                    name, shown, wants_name = None, None, mark == "{"
+                    name, wants_name = None, mark == "{"
                 elif mark in "}]":
                     if not frames:
                         position = match.start(2)
                         break
                     frames.pop()
                     places.pop()
-                    name, shown, wants_name = None, None, False
+                    name, wants_name = None, False
                 elif mark == ",":
                     if places:
                         places[-1] += 1
-                    name, shown, wants_name = None, None, bool(frame and frame.is_object)
+                    name, wants_name = None, bool(frame and frame.is_object)
                 continue
             if kind == 4:
                 continue
-            here = _place(frame, shown, places, path)
+            here = _place(frame, name, places, path)
             if kind == 3:
                 new = self._number(match.group(3), self._rule_here(frame, name), here)
                 if new is not None:
@@ -688,7 +689,7 @@ class Sweep:
             said = _unquoted(match.group(1))
             if wants_name:
                 swept = self._string(said, None, here)
-                name, shown, wants_name = said, swept, False
+                name, wants_name = swept, False
             else:
                 swept = self._string(said, self._rule_here(frame, name), here)
             if swept != said:
@@ -696,14 +697,12 @@ class Sweep:
                 out += (text[done : match.start(1)], quoted)
                 done = position
         if not read:
-            return None
+            return self._plain(text, path), False
         rest = text[position:]
         if rest and not rest.isspace():
             # Cut off, or prose that began like JSON: the rest is read as text.
-            out += (text[done:position], self._plain(rest, path))
-        else:
-            out.append(text[done:])
-        return "".join(out)
+            return "".join((*out, text[done:position], self._plain(rest, path))), False
+        return "".join((*out, text[done:])), True
 
     def _rule_here(self, frame: _Frame | None, name: str | None) -> Rule | None:
         if frame is None:
