@@ -476,6 +476,7 @@ class _Frozen:
             count=self._entries - first,
             seen=index.seen(),
             common_state=index.common_state(),
+            one_state=index.one_state(),
             values=values,
             columns=writer.part(columns),
             directory=writer.part(directory),
@@ -564,6 +565,10 @@ class _ToolColumns:
         """Return the state of more than half of the entries, if there is one."""
         common = self._common()
         return None if common is None else f"{common:016x}"
+
+    def one_state(self) -> bool:
+        """Say whether all entries are in one state."""
+        return len(self._state_names) == 1
 
     def _common(self) -> int | None:
         if not self._states:

@@ -628,11 +628,15 @@ class _FrozenIndex(Search):
         ]
         if len(found) < 2:
             return found[0] if found else NOBODY
-        return np.unique(np.concatenate(found))
+        ordered: Numbers = np.unique(np.concatenate(found))
+        return ordered
 
     def _in_state(self, state: bytes) -> Numbers | None:
         name = state_name(state)
         return None if name == self._common_state else self._find(name)
+
+    def _one_state(self) -> bool:
+        return self._parts.tool.one_state
 
     def _seen(self, numbers: Numbers) -> Numbers:
         if self._everyone or not len(numbers):

@@ -102,6 +102,8 @@ class FrozenTool(Record, frozen=True, kw_only=True):
     """Entries with a success, by the mask of the splits that have one."""
     common_state: str | None
     """The name (hex) of the state that most entries are in: not among the postings."""
+    one_state: bool
+    """Whether all are."""
     values: Part
     columns: Part
     directory: Part
