@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cacherl.cache.audit import require_single_split
 from cacherl.cache.redact import key_path, redact_file
 from cacherl.cache.scan import Allowed, excerpt, read_allowed, scan_jsonl, scan_store
 from cacherl.cache.sensitive import Profile
+from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.tool_cache import ToolCache
 from cacherl.cli import main
-from cacherl.core.errors import RecipeError
+from cacherl.core.errors import CacheError, RecipeError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, ToolSpec
 from tests.cache.recordings import SPACE, call, result
@@ -82,6 +84,25 @@ def test_what_was_removed_is_still_in_the_file(cache: ToolCache, path: Path) -> 
     assert {each.kind for each in found.findings} == {"github_token"}
     assert found.findings[0].tool in ("(write-ahead log)", "(removed data)")
     assert scan_store(cache.store, "c").findings == ()
+
+
+def test_calls_that_no_lookup_finds_are_published_all_the_same(
+    cache: ToolCache, path: Path, tmp_path: Path
+) -> None:
+    """Recordings under older normalisation rules stay in the file until they are moved."""
+    record(cache, "fine", password=SECRET)
+    (entry,) = cache.store.entries()
+    assert isinstance(cache.store, SqliteStore)
+    cache.store.remove(entry.call)
+    cache.store.keep_whole("c0", entry)
+
+    found = scan_store(cache.store, "c")
+    copied = redact_file(cache.store, tmp_path / "out.sqlite", Profile())
+
+    assert [each.path for each in found.findings] == ["arguments.password"]
+    assert (copied.calls, copied.left_out) == (0, 1)
+    with pytest.raises(CacheError, match="holds 1 of train"):
+        require_single_split(cache.store, Split.TEST, "c")
 
 
 def test_a_redacted_copy_is_clean(cache: ToolCache, path: Path, tmp_path: Path) -> None:

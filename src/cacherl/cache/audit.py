@@ -17,6 +17,7 @@ import msgspec
 
 from cacherl.cache.entry import CacheEntry, Observation
 from cacherl.cache.normalise import is_writer
+from cacherl.cache.scan import every_entry
 from cacherl.cache.store import CacheStore
 from cacherl.cache.tool_cache import ToolCache
 from cacherl.core.errors import CacheError
@@ -487,7 +488,7 @@ def require_single_split(store: CacheStore, split: Split, name: str) -> None:
         CacheError: it holds recordings of another split, or none at all.
     """
     found: Counter[Split] = Counter()
-    for entry in store.entries():
+    for entry in every_entry(store):
         for kept in entry.kept:
             found[kept.observation.split] += 1
     if set(found) == {split}:

@@ -386,6 +386,8 @@ class Redacted(Record, frozen=True, kw_only=True):
     values, so they answer BEST_EFFORT at most. Record them anew with a redactor to have them EXACT."""
     old_placeholders: int
     """Calls with placeholders of a lost key in their arguments: no query reaches them EXACT."""
+    left_out: int
+    """Calls recorded under other normalisation rules: rekey the source, then redact it again."""
     dropped_notes: tuple[str, ...]
     """Notes that were left out because they are computed from what changed: make them anew."""
 
@@ -455,6 +457,7 @@ def redact_into(
         tools=sum(specs[name] != spec for name, spec in declared.items()),
         unreachable=unreachable,
         old_placeholders=old,
+        left_out=source.stale() if isinstance(source, SqliteStore) else 0,
         dropped_notes=tuple(dropped),
     )
 

@@ -125,6 +125,11 @@ def cache_redact(
             f"! {found.old_placeholders} calls hold placeholders of another key: only calls with "
             "those very placeholders find them"
         )
+    if found.left_out:
+        click.echo(
+            f"! {found.left_out} calls left out, recorded under other rules: "
+            f"`cacherl cache rekey {path}`, then redact again"
+        )
     for note in found.dropped_notes:
         click.echo(f"! the note {note} was left out: make it anew")
     click.echo(f"Next: cacherl cache scan {out}{' --personal' if personal else ''}")
