@@ -23,10 +23,11 @@ from cacherl.cache.normalise import plan_of
 from cacherl.cache.snapshot import SnapshotStore, is_snapshot
 from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.store import CacheStore, MemoryStore
+from cacherl.cache.tool_cache import Draw, Scope, ToolCache, Viewpoint
 from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
-from cacherl.core.tools import ErrorClass, ToolSpec
+from cacherl.core.tools import ErrorClass, Tier, ToolSpec
 from tests.cache.recordings import CANCEL, GET, SEARCH, SPACE, recorded, seen
 
 
@@ -491,6 +492,39 @@ def test_an_index_counts_the_successes_of_its_splits(tmp_path: Path) -> None:
 
 def _undeclared() -> ToolSpec:
     return ToolSpec(name="get_order", description="", parameters={"type": "object"})
+
+
+def test_a_cache_on_a_snapshot_hits_what_the_same_cache_in_memory_hits(tmp_path: Path) -> None:
+    """Every tier, every split, with the same score from the same recording."""
+    frozen = snapshot(small_shop(200), tmp_path / "s")
+    memory = MemoryStore()
+    for spec in (GET, SEARCH):
+        memory.put_tool(SPACE, spec)
+    for entry in frozen.entries():
+        memory.absorb(entry)
+    ours, theirs = ToolCache(frozen), ToolCache(memory)
+    rng = random.Random(8)
+    tiers = set()
+    for number in range(120):
+        words = rng.sample(["please", "red", "blue", "hats", "shoes", "warm", "cheap"], 4)
+        search = {"query": " ".join(words), "shelf": str(rng.randint(1, 4))}
+        spec, arguments = rng.choice([(SEARCH, search), (GET, {"order_id": f"O{number * 2}"})])
+        view = Viewpoint(
+            scenario=rng.choice(["s1", "s2", None]),
+            splits=frozenset(rng.choice([[*Split], [Split.TRAIN]])),
+            scope=rng.choice([*Scope]),
+        )
+        draw = Draw(seed=number)
+        state = rng.choice([b"", b"0123456789abcdef"])
+        hits = [
+            each.lookup(SPACE, spec, arguments, state_key=state, view=view, draw=draw)
+            for each in (ours, theirs)
+        ]
+        assert hits[0] == hits[1]
+        tiers.add(hits[0].tier)
+
+    assert tiers == {Tier.EXACT, Tier.FUZZY, Tier.BEST_EFFORT, Tier.MISS}
+    frozen.close()
 
 
 # ---- the command

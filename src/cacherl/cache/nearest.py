@@ -214,6 +214,7 @@ def shape_of(plan: Plan, arguments: JsonObject) -> Shape | None:
         return None
 
 
+@lru_cache(maxsize=1 << 16)
 def feature_name(feature: str) -> int:
     """Return the name of one of `match.features`."""
     return name_of("feature", _bytes(feature))
