@@ -16,10 +16,10 @@ from cacherl.cache.replay import ReplayTools
 from cacherl.cache.settings import Settings, ToolRules
 from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.tool_cache import ToolCache
-from cacherl.core.errors import RecipeError
+from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split
-from cacherl.core.tools import Tier, ToolResult
+from cacherl.core.tools import Effects, Tier, ToolResult, ToolSpec
 from tests.cache.recordings import (
     CANCEL,
     GET,
@@ -301,3 +301,36 @@ def test_loose_tiers_answer_in_an_episode_too() -> None:
     assert episode.ledger.rows[0].score == answer.score
     strict = Episode(cache, task(), fuzzy_min_score=2.0, best_effort_min_score=2.0)
     assert strict.lookup("search", {"query": "the red shoe", "shelf": "S1"}).tier is Tier.MISS
+
+
+async def test_an_environment_that_tells_its_state_is_followed() -> None:
+    """A counter changes by a call that no effect declares: only its fingerprint knows, and is right."""
+    tick = ToolSpec(
+        name="tick", description="", parameters={"type": "object"}, effects=Effects(reads=("x",))
+    )
+    shop, asked = task(tools=[tick]), call(tick)
+    made = trajectory(*[(asked, result(asked, str(n))) for n in range(3)])
+    with ToolCache.open(":memory:") as cache:
+        cache.record_trajectory(shop, made, fingerprints=["at 0", "at 1", "at 2", "at 3"])
+
+        followed = cache.episode(shop)
+        said = [await followed.answer(asked) for _ in range(4)]
+        beside = cache.episode(shop, fingerprint=lambda: "at 2")
+        there = await beside.answer(asked)
+
+    assert [(each.text, each.tier) for each in said[:3]] == [
+        ("0", Tier.EXACT),
+        ("1", Tier.EXACT),
+        ("2", Tier.EXACT),
+    ]
+    assert said[3].tier is Tier.BEST_EFFORT  # nobody recorded what comes after
+    assert (there.text, there.tier) == ("2", Tier.EXACT)
+
+
+def test_fingerprints_that_do_not_fit_the_calls_are_refused() -> None:
+    """One missing would shift every state by one, and every answer with it."""
+    with (
+        ToolCache.open(":memory:") as cache,
+        pytest.raises(DataError, match="0 fingerprints for 0 well-formed calls"),
+    ):
+        cache.record_trajectory(task(), trajectory(), fingerprints=[])

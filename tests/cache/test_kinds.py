@@ -126,7 +126,7 @@ def test_the_order_of_recording_does_not_matter(values: list[Any], rng: random.R
     assert infer_kind(values) == infer_kind(other)
 
 
-@given(st.lists(SCALARS.filter(lambda value: not isinstance(value, str)), min_size=3))
+@given(st.lists(st.none() | st.booleans() | st.integers() | st.floats(), min_size=3))
 def test_only_strings_are_ever_text_or_code(values: list[Any]) -> None:
     """Numbers, nulls and truth values are never compared by their words."""
     inferred = infer_kind(values)

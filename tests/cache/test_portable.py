@@ -56,6 +56,7 @@ OBSERVATIONS = st.builds(
     recorded_at=st.none() | st.floats(0, 2e9),
     occurrence=st.integers(0, 3),
     asked=st.none() | ARGUMENTS.map(bytes.decode),
+    after=st.none() | st.text(max_size=4),
 )
 CALLS = st.builds(
     RecordedCall.of,

@@ -37,6 +37,8 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     asked: str | None = None
     """The arguments as they were written (canonical JSON), where normalisation rewrote them: what
     a later version needs to normalise them differently."""
+    after: str | None = None
+    """The environment's word for its state after the call, where it gave one (see `StateOverlay.fingerprint`)."""
 
     def same_answer(self, other: Observation) -> bool:
         """Say whether both tell the model the same."""
@@ -50,20 +52,20 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
             and self.source == other.source
             and self.scenario == other.scenario
             and self.split == other.split
+            and self.after == other.after
         )
 
     def content(self) -> bytes:
         """Return 16 bytes that are equal for observations that repeat one another, and for no others."""
-        said = json.dumps(
-            [
-                self.text,
-                self.is_error,
-                self.error_class,
-                self.source,
-                self.scenario,
-                self.split,
-            ]
-        )
+        parts = [
+            self.text,
+            self.is_error,
+            self.error_class,
+            self.source,
+            self.scenario,
+            self.split,
+        ]
+        said = json.dumps(parts if self.after is None else [*parts, self.after])
         return hashlib.blake2b(said.encode(), digest_size=16).digest()
 
 

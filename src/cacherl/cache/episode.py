@@ -56,6 +56,9 @@ class EpisodeOptions(TypedDict, total=False):
     """Observations of others cannot be seen under any tier. Default: `split` if given, else TRAIN."""
     scope: Scope
     """What other scenarios' observations are worth. Default GLOBAL."""
+    fingerprint: Callable[[], str] | None
+    """Tells the state of an environment that runs beside the episode (the simulator without its dear
+    tools, say). Default: where the scenario was recorded with fingerprints, those."""
     sources: frozenset[Source] | None
     """Observations of others cannot be seen. Default None: all can."""
     exclude_scenarios: frozenset[str]
@@ -135,6 +138,10 @@ class Episode:
         )
         self._shared = shared_by(cache)
         self._overlay = StateOverlay()
+        self._fingerprint = options.get("fingerprint")
+        start = None if self._fingerprint else cache.start_of(self.namespace, self.scenario)
+        if start is not None:
+            self._overlay.fingerprint(start)
         self._unseen = StateOverlay()
         """Writes that were answered without running: the live world knows nothing of them."""
         self._doubtful = StateOverlay()
@@ -235,6 +242,8 @@ class Episode:
         return spec, normal, self._state(spec, normal)
 
     def _state(self, spec: ToolSpec, normal: NormalCall) -> CallState:
+        if self._fingerprint is not None:
+            self._overlay.fingerprint(self._fingerprint())
         state = self._overlay.state(spec.effects, normal.arguments)
         if self._doubted and self._touched(self._doubtful, spec, normal):
             # In a state that nobody knows nothing was ever recorded.
@@ -370,6 +379,9 @@ class Episode:
             self._rows.append(answer.row)
             if turn.spec.effects.writes:
                 self._wrote(turn, result)
+            if answer.after is not None and result.tier is Tier.EXACT:
+                # A looser answer says nothing of the state that this episode is in.
+                self._overlay.fingerprint(answer.after)
         return result
 
     def abandon(self, turn: Turn) -> None:
@@ -387,7 +399,9 @@ class Episode:
             self._doubt(turn)
         elif not result.is_error:
             redactor = self.cache.redactor
-            text = result.text if redactor is None else redactor.text(result.text)
+            text = result.text
+            if redactor is not None:
+                text = redactor.text(text, echoing=turn.call.arguments)
             spec, normal = turn.spec, turn.normal
             change = (spec.name, spec.effects, normal.arguments, normal.canonical, turn.state, text)
             self._overlay.write(*change)
@@ -451,6 +465,7 @@ class Episode:
                     scenario=self.scenario,
                     split=self._split,
                     occurrence=turn.occurrence,
+                    after=None if self._fingerprint is None else self._fingerprint(),
                 )
         return Answer(result=result, row=_row(result, hit=None, policy=MissPolicy.LIVE))
 
@@ -559,6 +574,8 @@ class Answer:
 
     result: ToolResult
     row: LedgerRow
+    after: str | None = None
+    """The environment's state after the call, where the recording knows it."""
 
 
 E = TypeVar("E", bound=enum.Enum)
@@ -663,7 +680,8 @@ def _served(
         shared=hit.shared,
         latency_s=observation.latency_s,
     )
-    return Answer(result=result, row=_row(result, hit=hit, policy=policy))
+    row = _row(result, hit=hit, policy=policy)
+    return Answer(result=result, row=row, after=observation.after)
 
 
 def _row(result: ToolResult, *, hit: Hit | None, policy: MissPolicy | None) -> LedgerRow:

@@ -45,6 +45,19 @@ class Inferred(Record, frozen=True, kw_only=True):
     distinct: int
 
 
+class FrozenKinds(Record, frozen=True, kw_only=True):
+    """Inferred kinds as a snapshot keeps them."""
+
+    plan: str
+    """Fingerprint (hex) of the plan of the tool that they were inferred for."""
+    kinds: dict[str, Kind]
+
+
+def kinds_note(namespace: str, tool: str) -> str:
+    """Return the name of the note that holds a tool's `FrozenKinds`."""
+    return f"kinds/{namespace}/{tool}"
+
+
 class Origin(enum.StrEnum):
     """Where the kind of a parameter comes from."""
 

@@ -172,15 +172,18 @@ class _Node:
         "null_means",
         "optional",
         "properties",
+        "runs_code",
         "unordered",
         "volatile",
         "writes",
     )
 
-    def __init__(self, kind: Kind | None, *, writes: bool) -> None:
+    def __init__(self, kind: Kind | None, *, writes: bool, runs_code: bool = False) -> None:
         self.kind = kind
         """None: decided by the value (ID, DATE or ENTITY for strings)."""
         self.writes = writes
+        self.runs_code = runs_code
+        """The tool runs code: what its schema does not describe may be code as well."""
         self.properties: dict[str, _Node] = {}
         self.additional: _Node | None = None
         self.items: _Node | None = None
@@ -313,10 +316,12 @@ class _Node:
         return items
 
     def member(self, name: str) -> _Node:
-        return self.properties.get(name) or self.additional or _bare(name, self.writes)
+        return (
+            self.properties.get(name) or self.additional or _bare(name, self.writes, self.runs_code)
+        )
 
     def item(self) -> _Node:
-        return self.items or _Node(self.kind, writes=self.writes).settle()
+        return self.items or _Node(self.kind, writes=self.writes, runs_code=self.runs_code).settle()
 
     # ---- reading
 
@@ -453,7 +458,9 @@ class _Compiler:
         types = schema.get("type", ())
         types = {types} if isinstance(types, str) else set(types)
         nullable = nullable or "null" in types
-        node = _Node(self._kind(schema, types, name), writes=self._writes)
+        node = _Node(
+            self._kind(schema, types, name), writes=self._writes, runs_code=self._runs_code
+        )
         if "string" not in types and types & {"integer", "number"}:
             node.coerce = "number" if "number" in types else "integer"
         words = schema.get("enum")
@@ -483,7 +490,13 @@ class _Compiler:
             default = member.get("default") if isinstance(member, dict) else None
             if default is not None and name not in required and not child.volatile:
                 defaults.append((name, default))
-        node.optional = frozenset(set(properties) - set(required))
+        described = {
+            name
+            for name, member in properties.items()
+            if not isinstance(member, dict) or any(not key.startswith("x-") for key in member)
+        }
+        # Settings can mark a place that no schema describes; whether it is optional they do not say.
+        node.optional = frozenset(described - set(required))
         node.defaults = tuple(defaults)
 
     def _resolved(
@@ -537,11 +550,12 @@ class _Compiler:
 
 
 @functools.lru_cache(maxsize=65536)
-def _bare(name: str, writes: bool) -> _Node:
+def _bare(name: str, writes: bool, runs_code: bool) -> _Node:
     """Return the rules of a parameter that no schema describes."""
-    if name == "_meta":
-        return _Node(Kind.VOLATILE, writes=writes).settle()
-    return _Node(_kind_by_name(name), writes=writes).settle()
+    kind = Kind.VOLATILE if name == "_meta" else _kind_by_name(name)
+    if kind is Kind.TEXT and runs_code:
+        kind = Kind.CODE
+    return _Node(kind, writes=writes, runs_code=runs_code).settle()
 
 
 def _words(name: str) -> list[str]:

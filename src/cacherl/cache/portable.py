@@ -104,6 +104,7 @@ class ObservationLine(
     recorded_at: float | None = None
     occurrence: int = 0
     asked: str | None = None
+    after: str | None = None
     times: int = 1
 
 
@@ -276,6 +277,7 @@ def observation_lines(entry: CacheEntry) -> Iterator[ObservationLine]:
             recorded_at=None if observation.recorded_at is None else float(observation.recorded_at),
             occurrence=observation.occurrence,
             asked=observation.asked,
+            after=observation.after,
             times=kept.times,
         )
         refused = _unsayable(line)
@@ -459,6 +461,7 @@ def kept_of(line: ObservationLine) -> Kept:
         recorded_at=line.recorded_at,
         occurrence=line.occurrence,
         asked=line.asked,
+        after=line.after,
     )
     return Kept(observation=observation, times=line.times)
 
@@ -622,7 +625,7 @@ def _schema(arrow: Any) -> Any:
         **dict.fromkeys(("latency_s", "recorded_at"), arrow.float64()),
         **dict.fromkeys(("occurrence", "times"), arrow.int64()),
     }
-    may_be_null = {"text_escaped", "error_class", "recorded_at", "asked"}
+    may_be_null = {"text_escaped", "error_class", "recorded_at", "asked", "after"}
     names = [*ObservationLine.__struct_fields__, "sum"]
     return arrow.schema(
         [

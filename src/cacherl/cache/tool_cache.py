@@ -25,11 +25,21 @@ from cacherl.cache.hit import (
     Scope,
     Viewpoint,
 )
-from cacherl.cache.kinds import leaves_kinds_open, matching_spec, sampled
+from cacherl.cache.kinds import (
+    FrozenKinds,
+    infer_kinds,
+    kinds_note,
+    leaves_kinds_open,
+    marked_kinds,
+    sampled,
+    values_of,
+    with_kinds,
+)
 from cacherl.cache.nearest import LooseIndex, ToolIndex
 from cacherl.cache.normalise import (
     COERCIONS,
     Fired,
+    Kind,
     NormalCall,
     Plan,
     Shape,
@@ -137,6 +147,7 @@ class ToolCache:
         self._remembered: dict[bytes, CacheEntry] = {}
         self._indexes: dict[tuple[str, str, frozenset[Split], Plan], LooseIndex] = {}
         self._match_plans: dict[tuple[str, int], tuple[ToolSpec, Plan]] = {}
+        self._matching: dict[tuple[str, str, bytes], Plan] = {}
         self._plans: dict[int, tuple[ToolSpec, Plan]] = {}
         self._effective: dict[tuple[str, int], tuple[ToolSpec, ToolSpec]] = {}
         self._rules: dict[tuple[str, str], ToolRules] = {}
@@ -239,19 +250,50 @@ class ToolCache:
     def match_plan(self, namespace: str, spec: ToolSpec) -> Plan:
         """Return the plan by which an effective tool's calls are compared loosely.
 
-        Where the schema leaves parameters undescribed, their kinds are inferred from what was
-        recorded when the tool was first looked up. That never changes a key.
+        Where the schema leaves parameters undescribed, their kinds are inferred when the tool is
+        first looked up: from training recordings (held-out ones must not shape training), or from
+        all where there are none. That never changes a key.
         """
         name = (namespace, id(spec))
         known = self._match_plans.get(name)
         if known is not None and known[0] is spec:
             return known[1]
         plan = self.plan(spec)
-        if leaves_kinds_open(spec):
-            recorded = sampled(self._store.by_tool(namespace, spec.name))
-            plan = plan_of(matching_spec(spec, recorded))
-        self._match_plans[name] = (spec, plan)
-        return plan
+        alike = (namespace, spec.name, plan.fingerprint)
+        matching = self._matching.get(alike)
+        if matching is None:
+            kinds = self.inferred_kinds(namespace, spec)
+            matching = plan_of(with_kinds(spec, kinds)) if kinds else plan
+            self._matching[alike] = matching
+        if len(self._match_plans) >= _MAX_PLANS:
+            self._match_plans.clear()
+        self._match_plans[name] = (spec, matching)
+        return matching
+
+    def inferred_kinds(self, namespace: str, spec: ToolSpec) -> dict[str, Kind]:
+        """Return the kinds of an effective tool's undescribed parameters, by path, as recordings show them.
+
+        A snapshot keeps those of its freezing, so that it need not read all its recordings again.
+        """
+        if not leaves_kinds_open(spec):
+            return {}
+        kept = self._store.note(kinds_note(namespace, spec.name))
+        if kept is not None:
+            frozen = msgspec.json.decode(kept, type=FrozenKinds)
+            if frozen.plan == self.plan(spec).fingerprint.hex():
+                return frozen.kinds
+        for splits in (frozenset({Split.TRAIN}), EVERY_SPLIT):
+            recorded = sampled(
+                entry
+                for entry in self._store.by_tool(namespace, spec.name)
+                if any(
+                    kept.observation.split in splits and not kept.observation.is_error
+                    for kept in entry.kept
+                )
+            )
+            if recorded:
+                return marked_kinds(spec, infer_kinds(values_of(recorded)))
+        return {}
 
     def normal(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> NormalCall:
         """Return the arguments of an effective tool in normal form, without secrets."""
@@ -299,6 +341,7 @@ class ToolCache:
         split: Split,
         recorded_at: float | None = None,
         occurrence: int = 0,
+        after: str | None = None,
     ) -> bool:
         """Keep a tool's own answer; return whether it is kept (now or already).
 
@@ -315,6 +358,7 @@ class ToolCache:
             split: who may see it.
             recorded_at: seconds since 1970 UTC; None asks the clock.
             occurrence: how often the episode had made this call in this state before.
+            after: the environment's word for its state after the call, where it gives one.
         """
         seen = self.effective(namespace, spec)
         made = _Made(
@@ -326,6 +370,7 @@ class ToolCache:
             split=split,
             recorded_at=self._clock() if recorded_at is None else recorded_at,
             occurrence=occurrence,
+            after=after,
         )
         return self._record(namespace, made, result)[0]
 
@@ -355,6 +400,7 @@ class ToolCache:
                 latency_s=result.latency_s,
                 recorded_at=made.recorded_at,
                 occurrence=made.occurrence,
+                after=made.after,
                 asked=canonical_json(dict(arguments)).decode() if normal.fired else None,
             ),
         )
@@ -378,7 +424,12 @@ class ToolCache:
             self._declared[name] = spec
 
     def record_trajectory(
-        self, task: Task, trajectory: Trajectory, *, recorded_at: float | None = None
+        self,
+        task: Task,
+        trajectory: Trajectory,
+        *,
+        recorded_at: float | None = None,
+        fingerprints: Sequence[str] | None = None,
     ) -> Recorded:
         """Keep every answer of a trajectory that a tool gave itself, all or none.
 
@@ -389,16 +440,32 @@ class ToolCache:
             task: whose tools, scenario and split they are.
             trajectory: an episode on live tools.
             recorded_at: when, in seconds since 1970 UTC; None where nobody knows.
+            fingerprints: the environment's word for its state, before the first well-formed call
+                and after each. Then that is the state that calls are kept under, and episodes
+                follow the recorded transitions; what tools declare to read and write is not used.
 
         Raises:
-            DataError: the results do not belong to the calls.
+            DataError: the results do not belong to the calls, or the fingerprints do not.
         """
+        pairs = _answered(trajectory)
+        if fingerprints is not None and len(fingerprints) != len(pairs) + 1:
+            raise DataError(
+                f"trajectory of {trajectory.task_id}, rollout {trajectory.rollout}: "
+                f"{len(fingerprints)} fingerprints for {len(pairs)} well-formed calls; there must be "
+                "one before the first call and one after each. Record it again."
+            )
         specs = {spec.name: spec for spec in task.tools}
         overlay = StateOverlay()
         asked: Counter[tuple[str, bytes, bytes]] = Counter()
         kept = new = skipped = 0
         with self._all_or_none():
-            for call, result in _answered(trajectory):
+            if fingerprints is not None:
+                self._store.put_note(
+                    _start(task.namespace, task.scenario), fingerprints[0].encode()
+                )
+            for place, (call, result) in enumerate(pairs):
+                if fingerprints is not None:
+                    overlay.fingerprint(fingerprints[place])
                 if result.source is Source.LOOP:
                     skipped += 1
                     continue
@@ -416,6 +483,7 @@ class ToolCache:
                     split=task.split,
                     recorded_at=recorded_at,
                     occurrence=asked[same],
+                    after=None if fingerprints is None else fingerprints[place + 1],
                 )
                 asked[same] += 1
                 is_kept, is_new = self._record(task.namespace, made, result)
@@ -448,6 +516,11 @@ class ToolCache:
             self._indexes.clear()
             self._declared.clear()
             raise
+
+    def start_of(self, namespace: str, scenario: str) -> str | None:
+        """Return the environment's word for the state that a scenario starts in, if it was recorded."""
+        said = self._store.note(_start(namespace, scenario))
+        return None if said is None else said.decode()
 
     # ---- looking up
 
@@ -899,6 +972,7 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     split: Split
     recorded_at: float | None
     occurrence: int
+    after: str | None
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -919,6 +993,10 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
         """Say whether observations are hidden for reasons that no index knows."""
         view = self.view
         return self.oldest is not None or view.sources is not None or bool(view.exclude_scenarios)
+
+
+def _start(namespace: str, scenario: str) -> str:
+    return f"start/{namespace}/{scenario}"
 
 
 def _first(*choices: float | None) -> float:
