@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -204,6 +205,33 @@ def test_a_wrong_password_says_where_it_goes() -> None:
         pytest.raises(CacheError, match=r"refuses access.*redis://user:password@host"),
     ):
         RedisStore(server.url)
+
+
+def test_a_url_asks_for_tls_and_the_certificate_is_checked(tmp_path: Path) -> None:
+    """A password in clear on a shared network is no password, nor is one told to whoever answers."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on PATH: it makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    secure = free_port()
+    with running_redis(
+        *("--tls-port", str(secure), "--tls-auth-clients", "no", "--requirepass", "right"),
+        *("--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
+    ):
+        address = f"rediss://:right@127.0.0.1:{secure}/0"
+        store = RedisStore(f"{address}?ssl_ca_certs={certificate}", mode="write")
+        assert store.add(recorded(), seen("x"))
+        store.close()
+        with pytest.raises(CacheError, match=r"rediss://127\.0\.0\.1:\d+/0: .*CERTIFICATE_VERIFY"):
+            RedisStore(address)
 
 
 def test_reading_what_is_not_there_is_refused(url: str) -> None:
