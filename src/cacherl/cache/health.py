@@ -74,7 +74,7 @@ def verify(path: Path) -> Health:
     if is_snapshot(path):
         return _snapshot_health(path)
     refuse_shared(path)
-    with _opened(path, mend=False) as found:
+    with _opened(path, None) as found:
         problems = [*found.problems, *_structure(found)]
         contents = _Contents()
         for canon, entry in _entries(found, problems, contents):
@@ -84,7 +84,7 @@ def verify(path: Path) -> Health:
         contents.tools = len(list(_tools(found, problems)))
         contents.notes = len(list(_notes(found, problems)))
         if found.version == SCHEMA_VERSION:
-            problems.extend(_what_belongs_together(found, contents))
+            problems.extend(_what_belongs_together(found))
         if problems:
             problems.extend(_gone(found, contents))
     return Health(
@@ -120,7 +120,7 @@ def repair(path: Path, out: Path) -> Repaired:
             _save_snapshot(path, target, contents, lost)
         else:
             refuse_shared(path)
-            with _opened(path, mend=True) as found:
+            with _opened(path, out.parent) as found:
                 lost.extend(found.problems)
                 _save(target, _entries(found, lost, contents), contents)
                 with target.batch():
@@ -157,8 +157,6 @@ class _Contents:
     tools: int = 0
     notes: int = 0
     stale: int = 0
-    expected_answers: int = 0
-    """Rows of further answers that the calls speak of."""
     ids: set[int] = field(default_factory=set)
 
 
@@ -249,8 +247,12 @@ class _Found:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, *, mend: bool) -> Iterator[_Found]:
-    """Open a file as far as it can be; `mend` puts a head that is known beforehand in a copy.
+def _opened(path: Path, room: Path | None) -> Iterator[_Found]:
+    """Open a file as far as it can be: with a damaged head, a copy whose head is mended.
+
+    Args:
+        path: the file.
+        room: where there is room for a copy; None for the system's own place.
 
     Raises:
         CacheError: it never was a cache, or nothing of it can be read.
@@ -264,10 +266,7 @@ def _opened(path: Path, *, mend: bool) -> Iterator[_Found]:
             if not _looks_like_ours(path):
                 raise trouble(path, error) from error
             problems.append(f"the head of the file ({error})")
-            if not mend:
-                yield _Found(path, stack.enter_context(_nothing()), SCHEMA_VERSION, tuple(problems))
-                return
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=room)))
             copy = _mended(path, folder)
             try:
                 connection = stack.enter_context(contextlib.closing(connect(copy, "read")))
@@ -276,13 +275,6 @@ def _opened(path: Path, *, mend: bool) -> Iterator[_Found]:
                 raise trouble(path, again) from again
         problems.extend(_lost_by_wal(path))
         yield _Found(path, connection, version, tuple(problems))
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        rows.create(connection)
-        yield connection
 
 
 def _version(path: Path, connection: sqlite3.Connection, problems: list[str]) -> int:
@@ -323,8 +315,12 @@ def _mended(path: Path, folder: Path) -> Path:
     wal = path.with_name(path.name + "-wal")
     if wal.exists():
         shutil.copyfile(wal, folder / "copy.sqlite-wal")
+    pages = -(-path.stat().st_size // 4096)
     with copy.open("r+b") as file:
+        file.truncate(pages * 4096)
         file.write(_MAGIC + (4096).to_bytes(2, "big") + b"\x02\x02\x00\x40\x20\x20")
+        file.seek(28)
+        file.write(pages.to_bytes(4, "big"))  # SQLite opens nothing that was cut short
         file.seek(44)
         file.write((4).to_bytes(4, "big"))  # the schema's format
         file.seek(56)
@@ -352,7 +348,7 @@ def _lost_by_wal(path: Path) -> Iterator[str]:
         yield "the head of the -wal file: the last transactions are gone"
         return
     valid = int.from_bytes(index[16:20], sys.byteorder) if len(index) == 20 else 0
-    for number, place in enumerate(range(32, len(data) - 23, 24 + size), start=1):
+    for number, place in enumerate(range(32, len(data) - 23 - size, 24 + size), start=1):
         committed = data[place + 4 : place + 8] != bytes(4)
         if number > valid and committed and data[place + 8 : place + 16] == data[16:24]:
             yield f"frame {valid + 1} of the -wal file: the transactions from there on are gone"
@@ -397,8 +393,6 @@ def _entries(
 
     for row in _readable(between, _last_id(connection, problems), problems):
         contents.ids.add(row[0])
-        if today and isinstance(row[6], int):
-            contents.expected_answers += max(row[6] - 1, 0)
         entry = (_whole_of if today else _whole_of_older)(connection, row, problems)
         if entry is not None:
             yield row[2], entry
@@ -538,13 +532,13 @@ def _notes(found: _Found, problems: list[str]) -> Iterator[tuple[str, bytes]]:
             problems.append(str(damage))
 
 
-def _what_belongs_together(found: _Found, contents: _Contents) -> Iterator[str]:
+def _what_belongs_together(found: _Found) -> Iterator[str]:
     """Name what is whole by itself and yet not what the rest of the file speaks of."""
     connection = found.connection
     try:
-        answers = connection.execute("SELECT count(*) FROM answer").fetchone()[0]
-        if answers != contents.expected_answers:
-            yield f"{answers} further answers are kept, {contents.expected_answers} belong to calls"
+        orphans = rows.orphans(connection)
+        if orphans:
+            yield f"further answers: {orphans} belong to no call"
         filed, _ = rows.mark(connection)
         right = connection.execute(
             "SELECT count(*) FROM filed f JOIN call c ON c.id = f.call "

@@ -58,13 +58,13 @@ INSERT_CALL = (
     "ON CONFLICT(key, twin) DO NOTHING"
 )
 
+_PLACES = 1 << 16
 _ANSWERS = "SELECT id, times, sum, value FROM answer WHERE id BETWEEN ? AND ? ORDER BY id"
 
 LOT = 1024
 """Calls that are filed together."""
 
 _SUM_BYTES = 8
-_PLACES = 1 << 16
 _observation = msgspec.json.Decoder(Observation)
 _spec = msgspec.json.Decoder(ToolSpec)
 
@@ -383,6 +383,13 @@ def answers_of(connection: sqlite3.Connection, number: int) -> list[tuple[Any, .
     """Return what is kept of a call's answers but the first, unchecked: place, times, sum, value."""
     found = connection.execute(_ANSWERS, _answer_ids(number)).fetchall()
     return [(answer - answer_id(number, 0), *rest) for answer, *rest in found]
+
+
+def orphans(connection: sqlite3.Connection) -> int:
+    """Return how many rows of `answer` belong to no call."""
+    query = "SELECT count(*) FROM answer a LEFT JOIN call c ON c.id = a.id / ? WHERE c.id IS NULL"
+    found: int = connection.execute(query, (_PLACES,)).fetchone()[0]
+    return found
 
 
 def _answer_ids(number: int) -> tuple[int, int]:
