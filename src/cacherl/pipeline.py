@@ -20,6 +20,7 @@ import msgspec
 
 from cacherl import __version__, wiring
 from cacherl.augment import augment
+from cacherl.cache.audit import require_single_split
 from cacherl.cache.calibrate import calibrate_and_keep
 from cacherl.cache.fidelity import kept_calibration
 from cacherl.cache.replay import ReplayTools
@@ -475,6 +476,7 @@ class Run:
         before = self.world.live_calls
         cached_calls = 0
         with self._snapshot("heldout") as cache:
+            require_single_split(cache.store, split, cache.name)
 
             def cached(task: Task) -> Tools:
                 return self._replay(cache, task, self.recipe.evaluate.seed, 0, split)

@@ -59,11 +59,7 @@ def open_cache(name: str, *, mode: Mode = "read") -> ToolCache:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "redis", "redis") from error
     store = RedisStore(name, mode=mode)
-    try:
-        return ToolCache(store, name=store.name)
-    except BaseException:
-        store.close()
-        raise
+    return ToolCache.on(store, name=store.name)
 
 
 def policy_of(recipe: Recipe) -> ChatModel:

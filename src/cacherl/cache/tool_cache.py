@@ -177,11 +177,36 @@ class ToolCache:
         Raises:
             CacheError: there is no such cache (read), it is damaged, newer or something else.
         """
-        store = _opened(path, mode)
+        return cls.on(
+            _opened(path, mode),
+            name=str(path),
+            path=None if str(path) == ":memory:" else Path(path),
+            settings=settings,
+            redactor=redactor,
+            redact=redact,
+            clock=clock,
+        )
+
+    @classmethod
+    def on(
+        cls,
+        store: CacheStore,
+        *,
+        name: str,
+        path: Path | None = None,
+        settings: Settings | None = None,
+        redactor: Redactor | None = None,
+        redact: Profile | None = None,
+        clock: Clock = wall_clock,
+    ) -> ToolCache:
+        """Stand on an open store, with the redaction that it asks for; closes it if that fails.
+
+        Arguments as `open`; `path` is the file beside which a redaction key stands.
+        """
         try:
-            cache = cls(store, name=str(path), settings=settings, redactor=redactor, clock=clock)
+            cache = cls(store, name=name, settings=settings, redactor=redactor, clock=clock)
             if redactor is None:
-                cache._find_redactor(None if str(path) == ":memory:" else Path(path), redact)
+                cache._find_redactor(path, redact)
         except BaseException:
             store.close()
             raise

@@ -278,8 +278,8 @@ def eval_command(
     MODEL is a folder, a Hugging Face id, openai:NAME or openai:NAME@URL, or expert.
     """
     from cacherl import wiring
+    from cacherl.cache.audit import open_for_evaluation
     from cacherl.cache.replay import ReplayTools
-    from cacherl.cache.tool_cache import ToolCache
     from cacherl.core.errors import RecipeError
     from cacherl.core.tasks import Task
     from cacherl.core.tools import Tools
@@ -298,7 +298,7 @@ def eval_command(
             raise RecipeError(
                 "--tools cached needs --cache FILE, such as runs/quickstart/cache/heldout.sqlite."
             )
-        cache = ToolCache.open(cache_path)
+        cache = open_for_evaluation(cache_path, Split(split))
     else:
         cache = None
 
