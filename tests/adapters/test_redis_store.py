@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from hypothesis import given
@@ -328,6 +329,29 @@ def test_a_damaged_or_moved_value_is_named_and_never_served(server: RedisServer,
     with pytest.raises(CacheError, match="note settings was damaged"):
         store.note("settings")
     client.close()
+    store.close()
+
+
+def test_entries_of_another_canon_version_are_kept_and_never_told(
+    server: RedisServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was normalised by other rules may be another call; what was paid for is not thrown away."""
+    store = RedisStore(url, mode="write")
+    monkeypatch.setattr("cacherl.adapters.redis_store.CANON_VERSION", "c0")
+    store.add(recorded(b"old"), seen("old"))
+    monkeypatch.undo()
+    store.add(recorded(b"new"), seen("new"))
+    collided = msgspec.structs.replace(recorded(b"3"), key=recorded(b"old").key)
+
+    assert store.get(recorded(b"old")) is None
+    store.add(collided, seen("beside"))
+    assert [each.call for each in store.entries()] == [recorded(b"new"), collided]
+    assert [each.call for each in store.by_tool(SPACE, "get_order")] == [recorded(b"new"), collided]
+    assert store.remove(collided)
+    assert store.stale() == 1
+
+    monkeypatch.setattr("cacherl.adapters.redis_store.CANON_VERSION", "c0")
+    assert [each.call for each in store.entries()] == [recorded(b"old")]
     store.close()
 
 

@@ -101,6 +101,8 @@ class _Bucket:
     sum: bytes = b""
     """What the server's value starts with; empty where there is none."""
     entries: tuple[CacheEntry, ...] = ()
+    older: tuple[_Packed, ...] = ()
+    """Of another canon version: kept as they are, never told."""
 
     def find(self, call: RecordedCall) -> CacheEntry | None:
         for entry in self.entries:
@@ -116,7 +118,7 @@ class _Bucket:
         )
         if kept is not None:
             entries.insert(place, CacheEntry(call=call, kept=kept))
-        return _Bucket(self.sum, tuple(entries))
+        return _Bucket(self.sum, tuple(entries), self.older)
 
 
 _Change = Callable[[_Bucket], _Bucket]
@@ -138,7 +140,8 @@ class RedisStore:
 
     A batch is gathered here and written by one command, so that a lost connection leaves all of it
     or none. A command that was under way when the connection broke may have been done: recording
-    again is safe, a repeated observation is only counted.
+    again is safe, a repeated observation is only counted. Entries of another `CANON_VERSION` never
+    answer and are not listed; `stale` counts them.
     """
 
     def __init__(self, url: str, *, mode: Mode = "read", prefix: str | None = None) -> None:
@@ -333,7 +336,7 @@ class RedisStore:
         changed = {k: b for k, b in pending.changed.items() if b != pending.found[k]}
         commands: list[Sequence[bytes]] = []
         for key, bucket in changed.items():
-            commands += self._entry_commands(key, pending.found[key].entries, bucket.entries)
+            commands += self._entry_commands(key, pending.found[key].entries, bucket)
         for (namespace, tool), spec in pending.tools.items():
             name = msgspec.json.encode([namespace, tool])
             value = msgspec.json.encode(spec, order="sorted")
@@ -350,11 +353,12 @@ class RedisStore:
         return list(changed), flat
 
     def _entry_commands(
-        self, key: bytes, before: Sequence[CacheEntry], after: Sequence[CacheEntry]
+        self, key: bytes, before: Sequence[CacheEntry], bucket: _Bucket
     ) -> Iterator[Sequence[bytes]]:
-        name = self._entry_key(key)
-        body = _pack.encode([_packed(entry) for entry in after])
-        yield (b"SET", name, _sum(key, body) + body) if after else (b"DEL", name)
+        name, after = self._entry_key(key), bucket.entries
+        packed = [*bucket.older, *map(_packed, after)]
+        body = _pack.encode(packed)
+        yield (b"SET", name, _sum(key, body) + body) if packed else (b"DEL", name)
         left = {entry.call for entry in after}
         for call in (entry.call for entry in before if entry.call not in left):
             member = _member(call)
@@ -455,13 +459,15 @@ class RedisStore:
         if said != _sum(key, body):
             raise self._damaged(f"what is kept of the call {key.hex()}")
         try:
-            entries = tuple(_entry(key, packed) for packed in _unpack.decode(body))
+            packed = _unpack.decode(body)
+            entries = tuple(_entry(key, each) for each in packed if each.canon == CANON_VERSION)
         except (msgspec.MsgspecError, ValueError) as error:
             raise CacheError(
                 f"{self.name}: what is kept of the call {key.hex()} is not an entry as this cacherl "
                 f"knows it ({_first_line(error)}). Upgrade cacherl."
             ) from None
-        return _Bucket(said, entries)
+        older = tuple(each for each in packed if each.canon != CANON_VERSION)
+        return _Bucket(said, entries, older)
 
     def _damaged(self, what: str) -> CacheError:
         return CacheError(
@@ -489,7 +495,24 @@ class RedisStore:
     def entries(self) -> Iterator[CacheEntry]:
         return self._in_order(self._key("order"))
 
+    def stale(self) -> int:
+        """Return how many calls were recorded under another canon version: none of them answers."""
+        pages = self._pages(self._key("order"))
+        # A hash belongs to one version alone, so no bucket is counted twice.
+        return sum(len(bucket.older) for page in pages for _, bucket in page)
+
     def _in_order(self, index: bytes) -> Iterator[CacheEntry]:
+        for page in self._pages(index):
+            for member, bucket in page:
+                yield from (entry for entry in bucket.entries if _member(entry.call) == member)
+        pending = self._pending
+        if pending is not None:
+            for key, bucket in pending.changed.items():
+                known = {entry.call for entry in pending.found[key].entries}
+                yield from (entry for entry in bucket.entries if entry.call not in known)
+
+    def _pages(self, index: bytes) -> Iterator[list[tuple[bytes, _Bucket]]]:
+        """Yield the members of an order with what is kept under their hashes."""
         last = "-inf"
         while True:
             page = self._asked(
@@ -503,16 +526,10 @@ class RedisStore:
                 )
             )
             members: list[bytes] = [member for member, _ in page]
-            for member, bucket in zip(members, self._seen([m[:16] for m in members]), strict=True):
-                yield from (entry for entry in bucket.entries if _member(entry.call) == member)
+            yield list(zip(members, self._seen([m[:16] for m in members]), strict=True))
             if len(page) < _PAGE:
-                break
+                return
             last = f"({int(page[-1][1])}"
-        pending = self._pending
-        if pending is not None:
-            for key, bucket in pending.changed.items():
-                known = {entry.call for entry in pending.found[key].entries}
-                yield from (entry for entry in bucket.entries if entry.call not in known)
 
     def tools(self) -> dict[tuple[str, str], ToolSpec]:
         found: dict[tuple[str, str], ToolSpec] = {}
