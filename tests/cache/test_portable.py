@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from cacherl.cache.canonical import canonical_json
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.merge import import_file
 from cacherl.cache.portable import export, is_export, read_export
 from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.store import CacheStore, MemoryStore
-from cacherl.cache.upkeep import import_file
 from cacherl.core.errors import DataError, MissingExtraError, RecipeError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source

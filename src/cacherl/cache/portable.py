@@ -417,7 +417,7 @@ def read_export(path: Path) -> Generator[Item, None, None]:
 
     Nothing is known to be whole before the last one has come: use it inside `CacheStore.batch`.
     An entry's key is computed by this version's rules from the arguments that the file holds; for
-    a header of an older version that is not yet where lookups look (see `upkeep.rekey`).
+    a header of an older version that is not yet where lookups look (see `rekey.rekey`).
 
     Raises:
         DataError: a line is damaged, edited, missing or of a newer version; names file and line.
