@@ -8,6 +8,7 @@ that a call should have, transactions that the WAL has lost. `verify` looks for 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import struct
@@ -262,17 +263,22 @@ def _opened(path: Path, room: Path | None) -> Iterator[_Found]:
         try:
             connection = stack.enter_context(contextlib.closing(connect(path, "read")))
             version = _version(path, connection, problems)
-        except sqlite3.Error as error:
+        except rows.UNREADABLE as error:
             if not _looks_like_ours(path):
                 raise trouble(path, error) from error
             problems.append(f"the head of the file ({error})")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=room)))
-            copy = _mended(path, folder)
-            try:
-                connection = stack.enter_context(contextlib.closing(connect(copy, "read")))
-                version = _version(path, connection, problems)
-            except sqlite3.Error as again:
-                raise trouble(path, again) from again
+            for mend in (_with_known_head, _with_known_page):
+                copy = _copied(path, folder)
+                mend(copy)
+                try:
+                    connection = stack.enter_context(contextlib.closing(connect(copy, "read")))
+                    version = _version(path, connection, problems)
+                    break
+                except rows.UNREADABLE:
+                    continue
+            else:
+                raise trouble(path, error) from error
         problems.extend(_lost_by_wal(path))
         yield _Found(path, connection, version, tuple(problems))
 
@@ -294,7 +300,7 @@ def _version(path: Path, connection: sqlite3.Connection, problems: list[str]) ->
     return version
 
 
-_HEAD = 100
+_PAGE = 4096
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -308,24 +314,47 @@ def _looks_like_ours(path: Path) -> bool:
     )
 
 
-def _mended(path: Path, folder: Path) -> Path:
-    """Return a copy of a cache file whose head says again what the heads of all of ours say."""
+def _copied(path: Path, folder: Path) -> Path:
     copy = folder / "copy.sqlite"
+    for ending in ("", "-wal", "-shm"):
+        copy.with_name(copy.name + ending).unlink(missing_ok=True)
     shutil.copyfile(path, copy)
     wal = path.with_name(path.name + "-wal")
     if wal.exists():
         shutil.copyfile(wal, folder / "copy.sqlite-wal")
-    pages = -(-path.stat().st_size // 4096)
-    with copy.open("r+b") as file:
-        file.truncate(pages * 4096)
-        file.write(_MAGIC + (4096).to_bytes(2, "big") + b"\x02\x02\x00\x40\x20\x20")
-        file.seek(28)
-        file.write(pages.to_bytes(4, "big"))  # SQLite opens nothing that was cut short
-        file.seek(44)
-        file.write((4).to_bytes(4, "big"))  # the schema's format
-        file.seek(56)
-        file.write((1).to_bytes(4, "big"))  # UTF-8
+    os.truncate(copy, -(-copy.stat().st_size // _PAGE) * _PAGE)
     return copy
+
+
+def _with_known_head(copy: Path) -> None:
+    """Let the head of a copy say again what the heads of all of ours say."""
+    with copy.open("r+b") as file:
+        file.write(_MAGIC + _PAGE.to_bytes(2, "big") + b"\x02\x02\x00\x40\x20\x20")
+        for place, number in ((44, 4), (56, 1)):  # the schema's format; UTF-8
+            file.seek(place)
+            file.write(number.to_bytes(4, "big"))
+    _tell_pages(copy)
+
+
+def _with_known_page(copy: Path) -> None:
+    """Give a copy the first page of a new file: the tables, which stand where they always stand.
+
+    Not in a file that was migrated: there they stand elsewhere, and nothing is found.
+    """
+    new = copy.with_name("new.sqlite")
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size={_PAGE}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        rows.create(connection)
+    with copy.open("r+b") as file:
+        file.write(new.read_bytes()[:_PAGE])
+    _tell_pages(copy)
+
+
+def _tell_pages(copy: Path) -> None:
+    with copy.open("r+b") as file:
+        file.seek(28)  # SQLite opens nothing that was cut short
+        file.write((copy.stat().st_size // _PAGE).to_bytes(4, "big"))
 
 
 def _lost_by_wal(path: Path) -> Iterator[str]:
@@ -372,7 +401,7 @@ def _structure(found: _Found) -> Iterator[str]:
     """Name what SQLite itself finds wrong with its pages and indexes."""
     try:
         told = found.connection.execute(f"PRAGMA integrity_check({_TOLD})").fetchall()
-    except sqlite3.Error as error:
+    except rows.UNREADABLE as error:
         yield f"the file's structure ({error})"
         return
     yield from (f"the file's structure: {row[0]}" for row in told if row[0] != "ok")
@@ -405,12 +434,12 @@ def _last_id(connection: sqlite3.Connection, problems: list[str]) -> int:
     ):
         try:
             return int(connection.execute(query).fetchone()[0] or 0)
-        except sqlite3.Error:
+        except rows.UNREADABLE:
             continue
     try:
         connection.execute("SELECT key FROM call WHERE id=0").fetchall()
         return rows.pragma(connection, "page_count") * _IDS_A_PAGE
-    except sqlite3.Error as error:
+    except rows.UNREADABLE as error:
         problems.append(f"the table of the calls ({error}): none can be read")
         return 0
 
@@ -426,7 +455,7 @@ def _readable(
         first, end = spans.pop()
         try:
             page = between(first, end)
-        except sqlite3.Error:
+        except rows.UNREADABLE:
             if first < end:
                 middle = (first + end) // 2
                 spans += [(middle + 1, end), (first, middle)]
@@ -464,7 +493,7 @@ def _whole_of(
             return None
     try:
         others = rows.answers_of(connection, number)
-    except sqlite3.Error:
+    except rows.UNREADABLE:
         problems.append(f"answers of the call {rows.named(key)}: they cannot be read")
         others, expected = [], None
     for place, *rest in others:
@@ -486,7 +515,7 @@ def _whole_of_older(
     except Damage as damage:
         problems.append(str(damage))
         return None
-    except sqlite3.Error:
+    except rows.UNREADABLE:
         problems.append(f"answers of the call {rows.named(row[1])}: they cannot be read")
         return None
     kept = []
@@ -507,7 +536,7 @@ def _named(problems: list[str], what: str) -> Iterator[None]:
 def _tools(found: _Found, problems: list[str]) -> Iterator[tuple[str, Any]]:
     try:
         declared = older.tools(found.connection)
-    except sqlite3.Error as error:
+    except rows.UNREADABLE as error:
         problems.append(f"the declarations of the tools ({error}): they cannot be read")
         return
     for row in declared:
@@ -522,7 +551,7 @@ def _notes(found: _Found, problems: list[str]) -> Iterator[tuple[str, bytes]]:
         return
     try:
         kept = found.connection.execute("SELECT name, value, sum FROM note").fetchall()
-    except sqlite3.Error as error:
+    except rows.UNREADABLE as error:
         problems.append(f"the notes ({error}): they cannot be read")
         return
     for row in kept:
@@ -551,7 +580,7 @@ def _what_belongs_together(found: _Found) -> Iterator[str]:
         ]
         if not right == entries == calls:
             yield f"the list of calls by tool: {right} of {entries} are right, {calls} should be"
-    except (sqlite3.Error, Damage) as error:
+    except (*rows.UNREADABLE, Damage) as error:
         yield f"what belongs together ({error})"
 
 
@@ -564,5 +593,5 @@ def _gone(found: _Found, contents: _Contents) -> Iterator[str]:
         for key, number in known:
             if number not in contents.ids:
                 yield f"the call {rows.named(key)}: gone"
-    except sqlite3.Error:
+    except rows.UNREADABLE:
         return  # told already as the structure's damage

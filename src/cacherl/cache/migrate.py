@@ -52,7 +52,7 @@ def migrate(path: Path) -> Migrated:
             f"{path}: {damage} was damaged after it was written (checksum); nothing was changed. "
             f"Save the rest with `cacherl cache repair {path} OUT`."
         ) from damage
-    except (sqlite3.Error, OSError) as error:
+    except (*rows.UNREADABLE, OSError) as error:
         raise trouble(path, error) from error
 
 

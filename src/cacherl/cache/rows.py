@@ -64,6 +64,9 @@ _ANSWERS = "SELECT id, times, sum, value FROM answer WHERE id BETWEEN ? AND ? OR
 LOT = 1024
 """Calls that are filed together."""
 
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file may raise: SQLite quotes the damage in messages that are no UTF-8."""
+
 _SUM_BYTES = 8
 _observation = msgspec.json.Decoder(Observation)
 _spec = msgspec.json.Decoder(ToolSpec)

@@ -95,11 +95,11 @@ class SqliteStore:
             if self._mode == "write":
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = connect(self.path, self._mode)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *rows.UNREADABLE) as error:
             raise trouble(self.path, error) from error
         try:
             return self._prepared(connection)
-        except sqlite3.Error as error:
+        except rows.UNREADABLE as error:
             connection.close()
             raise trouble(self.path, error) from error
         except BaseException:
@@ -180,11 +180,16 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        with self._writing():
+        with self._transaction():
             yield
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._transaction() as connection, self._reported():
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction of its own, or the one that is under way."""
         if self._mode == "read":
             raise CacheError(f"{self.path}: opened to read. Open it with mode 'write' to record.")
@@ -193,20 +198,24 @@ class SqliteStore:
             if self._in_batch:
                 if not connection.in_transaction:  # SQLite takes all back where the disk is full
                     raise CacheError(f"{self.path}: the batch was taken back. Begin it again.")
-                with self._reported():
-                    yield connection  # the outer block decides
+                yield connection  # the outer block decides
                 return
             with self._reported():
                 _execute(connection, "BEGIN IMMEDIATE")
-                self._in_batch = True
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
+            self._in_batch = True
+            try:
+                yield connection
+                if (
+                    self._pid == os.getpid()
+                ):  # a child that was forked within leaves all to its parent
+                    with self._reported():
+                        connection.execute("COMMIT")
+            except BaseException:
+                if self._pid == os.getpid():
                     _roll_back(connection)
-                    raise
-                finally:
-                    self._in_batch = False
+                raise
+            finally:
+                self._in_batch = False
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -214,7 +223,7 @@ class SqliteStore:
             yield
         except Damage as damage:
             raise _told(self.path, damage) from damage
-        except sqlite3.Error as error:
+        except rows.UNREADABLE as error:
             raise trouble(self.path, error) from error
 
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
