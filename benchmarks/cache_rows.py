@@ -465,7 +465,7 @@ def resident(kind):
         if line.startswith(kind + ":"):
             return int(line.split()[1]) / 1024
 ask = json.loads(sys.argv[2])
-before = resident("VmRSS")
+before, own = resident("VmRSS"), resident("RssAnon")
 started = time.perf_counter()
 cache = ToolCache.open(sys.argv[1])
 opened = time.perf_counter() - started
@@ -475,7 +475,7 @@ for arguments in ask:
     started = time.perf_counter()
     hit = cache.lookup(SPACE, HOTELS, arguments)
     took.append([str(hit.tier), (time.perf_counter() - started) * 1e3])
-print(json.dumps({"ms": opened * 1e3, "mb": after - before, "first": took, "used_mb": resident("VmRSS") - before}))
+print(json.dumps({"ms": opened * 1e3, "mb": after - before, "first": took, "used_mb": resident("VmRSS") - before, "own_mb": resident("RssAnon") - own}))
 """
 
 
@@ -504,7 +504,8 @@ def open_rows(bench: Bench) -> list[Row]:
     say(
         "  a new process: its first lookups took "
         + ", ".join(f"{took:.2f} ms ({tier})" for tier, took in first)
-        + f"; {opened[0]['used_mb']:.1f} MB more resident after them"
+        + f"; after them {opened[0]['used_mb']:.1f} MB more resident, "
+        f"{opened[0]['own_mb']:.1f} MB of it its own"
     )
     size = power(bench.count)
     return [
@@ -603,7 +604,6 @@ def growth_rows(bench: Bench) -> list[Row]:
     draw = bench.draw(5)
     taken: dict[str, dict[int, float]] = {"exact": {}, "fuzzy": {}}
     sizes: dict[int, float] = {}
-    memory: dict[int, float] = {}
     count = min(bench.queries, min(bench.growth) // 4)
     for entries in bench.growth:
         path = bench.cache(entries, small=bench.small)
@@ -611,7 +611,6 @@ def growth_rows(bench: Bench) -> list[Row]:
         exact = [call.arguments for call in calls[:count]]
         fuzzy = [hotels.reworded(call, draw).arguments for call in calls[count : 2 * count]]
         gc.collect()
-        before = anonymous_mb()
         with ToolCache.open(path) as cache:
             lookup = functools.partial(cache.lookup, SPACE, HOTELS)
             for call in calls[2 * count :]:
@@ -619,7 +618,6 @@ def growth_rows(bench: Bench) -> list[Row]:
                 lookup(hotels.reworded(call, draw).arguments)
             taken["exact"][entries] = median(timed(lookup, exact))
             taken["fuzzy"][entries] = median(timed(lookup, fuzzy))
-            memory[entries] = anonymous_mb() - before
         sizes[entries] = path.stat().st_size / entries
     rows = []
     span = f"{power(bench.growth[0])} to {power(bench.growth[-1])}"
@@ -640,11 +638,10 @@ def growth_rows(bench: Bench) -> list[Row]:
     say(
         f"  memory per entry: {sizes[largest]:.0f} B of file at {power(largest)} (results of "
         f"{result_bytes} B, arguments of {len(hotels.calls([1])[0].canonical)} B), mapped and shared by all "
-        f"processes; {memory[largest]:.0f} MB of a process's own after {2 * count + 400} lookups"
+        "processes"
     )
     bench.facts["growth"] = {
         "file_bytes_per_entry": {str(n): round(size) for n, size in sizes.items()},
-        "own_mb_after_lookups": {str(n): round(mb, 1) for n, mb in memory.items()},
         "result_bytes": result_bytes,
     }
     return rows
@@ -658,7 +655,6 @@ def paper_rows(bench: Bench) -> list[Row]:
     first: list[float] = []
     expected: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    before = anonymous_mb()
     with ToolCache.open(path) as cache:
         for step in range(ROUNDS):
             asked = catalogue.asked(ROLLOUTS * CALLS_EACH, PAPER_MIX, step)
@@ -680,7 +676,7 @@ def paper_rows(bench: Bench) -> list[Row]:
     say(
         f"  paper scale: asked {shares(expected)}; answered {shares(seen)}; the turns of the first "
         f"step, tools met for the first time: {median(first) * 1e3:.1f} ms; the worst turn "
-        f"{max(turns) * 1e3:.1f} ms; {anonymous_mb() - before:.0f} MB of the process's own"
+        f"{max(turns) * 1e3:.1f} ms"
     )
     return [
         judged(
@@ -788,14 +784,6 @@ def shares(counted: Counter[str]) -> str:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value below which a share of them lies."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-def anonymous_mb() -> float:
-    """Return the process's own resident memory, files that it maps left out."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 def say(line: str) -> None:
