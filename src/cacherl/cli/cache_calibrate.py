@@ -34,13 +34,14 @@ _SHOWN = 40
 @click.option("--per-tool", type=click.IntRange(1), help="The most calls to ask of one tool.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @JSON
-@example("cacherl cache calibrate runs/quickstart/cache/train.sqlite")
+@example("cacherl cache calibrate imports/airline/cache.sqlite")
 def cache_calibrate(
     path: str, settings: Path | None, unit: str, per_tool: int | None, seed: int, json_out: bool
 ) -> None:
     """Ask the recordings of PATH again, each as if it were not there, and keep how often they agree.
 
-    Hits carry their fidelity from then on, and rewards may follow it: `[reward] trust = "calibrated"`.
+    Hits carry their fidelity from then on. A run calibrates its own cache, and its rewards may follow
+    that: `[reward] trust = "calibrated"` in the recipe.
     """
     from cacherl.cache.calibrate import PER_TOOL, calibrate_named
     from cacherl.cache.fidelity import Unit
