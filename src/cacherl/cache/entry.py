@@ -19,7 +19,7 @@ MAX_DISTINCT = 64
 in which they came, so that merging caches in any order keeps the same ones."""
 
 
-class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
+class Observation(Record, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One answer of a tool, and where it comes from."""
 
     text: str
@@ -69,7 +69,7 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
         return hashlib.blake2b(said.encode(), digest_size=16).digest()
 
 
-class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedCall(msgspec.Struct, frozen=True, gc=False):
     """The identity of a call, whole: hash and bytes."""
 
     namespace: str
@@ -84,11 +84,7 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, namespace: str, tool: str, canonical: bytes, state: bytes) -> RecordedCall:
         """Return the call with its key."""
         return cls(
-            namespace=namespace,
-            tool=tool,
-            canonical=canonical,
-            state=state,
-            key=digest(full_key(namespace, tool, canonical, state)),
+            namespace, tool, canonical, state, digest(full_key(namespace, tool, canonical, state))
         )
 
     @property
@@ -98,14 +94,14 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
         return value
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class Kept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An observation and how often it was made."""
 
     observation: Observation
     times: int
 
 
-class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call and everything that was observed for it, first observation first."""
 
     call: RecordedCall

@@ -23,7 +23,7 @@ class Scope(enum.StrEnum):
     """Each scenario has data of its own: never EXACT or FUZZY, at most BEST_EFFORT in another state."""
 
 
-class Viewpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Viewpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who asks: what may be seen, and what is preferred."""
 
     scenario: str | None = None
@@ -46,7 +46,7 @@ class Viewpoint(msgspec.Struct, frozen=True, kw_only=True):
 EVERYTHING_VISIBLE = Viewpoint()
 
 
-class Hit(Record, frozen=True, kw_only=True):
+class Hit(Record, frozen=True, kw_only=True, gc=False):
     """What a lookup found."""
 
     tier: Tier

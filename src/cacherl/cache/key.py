@@ -23,7 +23,8 @@ def full_key(namespace: str, tool: str, canonical: bytes, state: bytes) -> bytes
         state: `StateOverlay.state_key` of the call, empty where nothing was written.
     """
     # JSON never holds a raw line break, so the parts cannot run into one another.
-    return b"\n".join((_tool_part(namespace, tool), canonical, state.hex().encode()))
+    stood = state.hex().encode() if state else b""
+    return b"\n".join((_tool_part(namespace, tool), canonical, stood))
 
 
 @functools.lru_cache(maxsize=8192)

@@ -88,7 +88,7 @@ _DIRECTIONS = _lexicon(
 )
 
 
-class TextProfile(msgspec.Struct, frozen=True, kw_only=True):
+class TextProfile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a text says, as far as matching cares."""
 
     stems: frozenset[str]
@@ -155,7 +155,7 @@ def _quotations(text: str) -> tuple[str, ...]:
     )
 
 
-class _Word(msgspec.Struct, frozen=True, kw_only=True):
+class _Word(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one word contributes to a profile."""
 
     stem: str
@@ -212,7 +212,7 @@ def _stem(word: str) -> str:
     return word
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whether two things may match, and why not."""
 
     score: float

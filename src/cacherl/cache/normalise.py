@@ -64,14 +64,14 @@ COERCIONS = frozenset({Rule.NUMBER_FROM_STRING, Rule.ENUM_CASE, Rule.NULL_DROPPE
 of such a call says nothing about its normal form."""
 
 
-class Fired(msgspec.Struct, frozen=True, kw_only=True):
+class Fired(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One rule that rewrote one place."""
 
     rule: Rule
     path: str
 
 
-class NormalCall(msgspec.Struct, frozen=True, kw_only=True):
+class NormalCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Arguments in normal form."""
 
     arguments: JsonObject
@@ -80,7 +80,7 @@ class NormalCall(msgspec.Struct, frozen=True, kw_only=True):
     fired: tuple[Fired, ...]
 
 
-class Field(msgspec.Struct, frozen=True, kw_only=True):
+class Field(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One identity leaf of the arguments."""
 
     path: str
@@ -90,7 +90,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """The value as canonical JSON text."""
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
+class Shape(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Normal arguments as matching sees them."""
 
     gate: bytes

@@ -699,7 +699,12 @@ class ToolCache:
         return entry
 
     def _keep(self, entry: CacheEntry) -> None:
-        if sum(len(kept.observation.text) for kept in entry.kept) > _MAX_REMEMBERED_TEXT:
+        kept = entry.kept
+        if len(kept) == 1:
+            length = len(kept[0].observation.text)
+        else:
+            length = sum(len(each.observation.text) for each in kept)
+        if length > _MAX_REMEMBERED_TEXT:
             return
         if len(self._remembered) >= _MAX_REMEMBERED:
             self._remembered.clear()
@@ -826,10 +831,13 @@ class ToolCache:
         call, view = entry.call, asked.view
         chosen = pool[0]
         total = chosen.times
-        policy = asked.policy or asked.draw.policy
-        if len(pool) > 1:
+        various, shared_share = 0, 1.0
+        if len(pool) > 1 or total > 1:
+            policy = asked.policy or asked.draw.policy
             total = sum(kept.times for kept in pool)
             chosen = pick(policy, asked.draw, call.key, pool)
+            various = alternatives(pool) if len(pool) > 1 else 0
+            shared_share = shared(policy, asked.draw, pool)
         observation = chosen.observation
         drawn = 0
         if len(entry.kept) > 1:
@@ -857,8 +865,8 @@ class ToolCache:
             fired=asked.fired,
             observations=total,
             drawn=drawn,
-            alternatives=alternatives(pool) if len(pool) > 1 else 0,
-            shared=1.0 if total == 1 else shared(policy, asked.draw, pool),
+            alternatives=various,
+            shared=shared_share,
         )
 
     def _indexed(self, key: bytes) -> CacheEntry:
@@ -1000,7 +1008,7 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     after: str | None
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+class _Asked(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One lookup."""
 
     namespace: str
