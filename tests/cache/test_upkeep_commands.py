@@ -43,7 +43,9 @@ def test_the_commands_work_together(run: Callable[..., tuple[int, str]], tmp_pat
     assert "2 calls read, 1 new, 1 now better known, 1 contradicting" in said
     code, said = run("gc", "all.sqlite", "--beyond", "1")
     assert "would drop 1 observations" in said
-    assert run("gc", "all.sqlite", "--beyond", "1", "--apply")[0] == 0
+    code, said = run("gc", "all.sqlite", "--beyond", "1", "--apply")
+    assert code == 0
+    assert said.endswith("Next: cacherl cache calibrate all.sqlite\n")
     code, said = run("rekey", "all.sqlite", "--settings", "cache.toml")
     assert code == 0
     assert "1 call read" in said

@@ -200,7 +200,8 @@ def cache_gc(
     if not apply:
         click.echo("Nothing was changed. Next: the same command with --apply")
     elif found.observations:
-        click.echo("Next: calibrate again, and freeze again what was frozen from this cache")
+        click.echo("Freeze again what was frozen from it.")
+        click.echo(f"Next: cacherl cache calibrate {path}")
 
 
 @cache.command("rekey")
@@ -252,7 +253,8 @@ def cache_rekey(
     if found.states_kept:
         click.echo(f"{_calls(found.states_kept)} in a written state keep it as recorded")
     if found.moved and not dry_run:
-        click.echo("Next: calibrate again, and freeze again what was frozen from this cache")
+        click.echo("Freeze again what was frozen from it.")
+        click.echo(f"Next: cacherl cache calibrate {path}")
 
 
 @cache.command("export")
