@@ -284,7 +284,7 @@ def test_many_recordings_answer_alike_in_memory_and_frozen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelves: int
 ) -> None:
     """Large buckets, long postings, several states: where the short cuts are."""
-    # Short cuts that begin at 16,384 postings and 50,000 calls begin here at a few.
+    # Short cuts that begin at 2,048 postings and 50,000 calls begin here at a few.
     monkeypatch.setattr(nearest, "_FIRST_LOOK", 100)
     monkeypatch.setattr(nearest, "_SHORT_LIST", 20)
     rng = random.Random(shelves)

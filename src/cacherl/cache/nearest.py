@@ -32,6 +32,8 @@ from cacherl.core.records import JsonObject
 
 Numbers: TypeAlias = npt.NDArray[np.uint32]
 """Numbers of calls, ascending where nothing else is said."""
+Places: TypeAlias = npt.NDArray[np.intp]
+"""The same, as numpy wants them."""
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Weighted: TypeAlias = tuple[Numbers, float]
 """The calls that have a feature, and its weight."""
@@ -41,7 +43,7 @@ SMALL_BUCKET = 64
 """Larger buckets are searched by their words."""
 _MAX_FUZZY_TRIED = 12
 _FUZZY_BUDGET = 1 << 16  # postings looked at
-_FIRST_LOOK = 16_384  # postings added up before the first look at what came of it
+_FIRST_LOOK = 2_048  # postings added up before the first look at what came of it
 _BEST_BUDGET = 600_000  # postings added up at most
 _FEW = 64
 _SHORT_LIST = 50_000  # calls that are compared one by one rather than searched
@@ -487,12 +489,12 @@ class Search(abc.ABC):
             numbers = allowed.of(allowed.only)
             return looking.refined(numbers, np.zeros(len(numbers)), features)
         scratch = self._scratch()
-        touched: list[Numbers] = []
+        touched: list[Places] = []
         try:
             return looking.search(scratch, touched, features)
         finally:
-            for numbers in touched:
-                scratch[numbers] = 0.0
+            for places in touched:
+                scratch[places] = 0.0
             self._give_back(scratch)
 
 
@@ -535,7 +537,7 @@ class _Looking:
     def search(
         self,
         scratch: npt.NDArray[np.float32],
-        touched: list[Numbers],
+        touched: list[Places],
         features: Sequence[Weighted],
     ) -> Scored:
         """Add up weights in `scratch`, shortest postings first, until nobody else can win.
@@ -545,22 +547,27 @@ class _Looking:
         rest = math.fsum(weight for _, weight in features)
         found: Scored = (NOBODY, np.zeros(0))
         place, looked, goal = 0, 0, _FIRST_LOOK
-        while place < len(features) and not self._hopeless(rest):
-            following = looked + len(features[place][0])
-            if place and following > _BEST_BUDGET:
-                break
-            goal = min(max(goal, following), _BEST_BUDGET)
-            while place < len(features):
+        done = self._hopeless(rest)
+        while place < len(features) and not done:
+            goal = max(goal, looked + len(features[place][0]))
+            while place < len(features) and not (place and self._hopeless(rest)):
                 numbers, weight = features[place]
                 if place and looked + len(numbers) > goal:
                     break
-                touched.append(numbers)
-                scratch[numbers] += np.float32(weight)
+                places = numbers.astype(np.intp)  # cast once, not at every use
+                touched.append(places)
+                scratch[places] += np.float32(weight)
                 looked += len(numbers)
                 rest -= weight
                 place += 1
-            found = self._look(scratch, touched, features[place:], rest)
-            goal = 2 * looked
+            following = features[place:]
+            numbers, shared = self._likeliest(scratch, touched, following)
+            done = not following or self._hopeless(rest)
+            done = done or looked + len(following[0][0]) > _BEST_BUDGET
+            if done or self._count > 1:
+                found = self._look(numbers, shared, following, rest)
+                done = done or self._hopeless(rest)
+            goal = min(8 * looked, _BEST_BUDGET)
         return found
 
     def _hopeless(self, rest: float) -> bool:
@@ -568,27 +575,37 @@ class _Looking:
         # It weighs as much as it shares at least.
         return 2.0 * rest / (self._total + rest) < self._floor - _EPSILON
 
-    def _look(
+    def _likeliest(
         self,
         scratch: npt.NDArray[np.float32],
-        touched: Sequence[Numbers],
+        touched: Sequence[Places],
+        following: Sequence[Weighted],
+    ) -> tuple[Numbers, npt.NDArray[np.float32]]:
+        """Return all calls met so far and what they share; raise the floor by some that share most."""
+        places = touched[0] if len(touched) == 1 else np.concatenate(touched)
+        shared = scratch[places]
+        numbers = places.astype(np.uint32)
+        allowed = self._allowed.of(numbers)
+        if allowed is not numbers:
+            numbers, shared = allowed, scratch[allowed]
+        if self._count == 1 and len(numbers):
+            likeliest = numbers[shared >= shared.max()][:16]
+            self.refined(likeliest, scratch[likeliest].astype(np.float64), following)
+        return numbers, shared
+
+    def _look(
+        self,
+        numbers: Numbers,
+        shared: npt.NDArray[np.float32],
         following: Sequence[Weighted],
         rest: float,
     ) -> Scored:
-        numbers = touched[0] if len(touched) == 1 else np.concatenate(touched)
-        numbers = self._allowed.of(numbers)
-        if not len(numbers):
-            return NOBODY, np.zeros(0)
-        if self._count == 1:
-            shared = scratch[numbers]
-            # Some of the calls that share most so far.
-            likeliest = numbers[shared >= shared.max()][:_FEW]
-            self._note(self._scores(likeliest, scratch[likeliest]))
-            # Whoever shares s weighs s at least: below this, even all of the rest is not enough.
-            needed = self._floor * self._total / (2.0 - self._floor) - rest - 1e-3
-            numbers = numbers[shared >= needed]
-        numbers = _distinct(numbers)
-        return self.refined(numbers, scratch[numbers].astype(np.float64), following)
+        """Return the nearest of the calls met so far."""
+        # Whoever shares s weighs s at least: below this, even all of the rest is not enough.
+        needed = self._floor * self._total / (2.0 - self._floor) - rest - 1e-3
+        likely = shared >= needed
+        numbers, first = np.unique(numbers[likely], return_index=True)
+        return self.refined(numbers, shared[likely][first].astype(np.float64), following)
 
     def refined(
         self,
@@ -597,29 +614,40 @@ class _Looking:
         following: Sequence[Weighted],
     ) -> Scored:
         """Return the nearest of these calls, once the features that were not added up are."""
-        rest = math.fsum(weight for _, weight in following)
-        scores = self._scores(numbers, shared)
-        self._note(scores)
-        for values, weight in sorted(following, key=lambda each: -each[1]):
-            reach = scores + 2.0 * rest / (self._total + self._weights[numbers])
-            kept = reach >= self._floor - _EPSILON
-            numbers, shared = numbers[kept], shared[kept]
-            shared[_among(values, numbers)] += weight
-            rest -= weight
-            scores = self._scores(numbers, shared)
-            self._note(scores)
+        weights = self._weights[numbers] + self._total
+        if len(numbers) <= _FEW:
+            for values, weight in following:
+                shared[_among(values, numbers)] += weight
+        else:
+            numbers, shared, weights = self._winnowed(numbers, shared, weights, following)
+        self._note(shared, weights)
+        scores = 2.0 * shared / weights
         kept = scores >= self._floor - _EPSILON
         return numbers[kept], scores[kept]
 
-    def _scores(
-        self, numbers: Numbers, shared: npt.NDArray[np.floating[Any]]
-    ) -> npt.NDArray[np.float64]:
-        scores: npt.NDArray[np.float64] = 2.0 * shared / (self._total + self._weights[numbers])
-        return scores
+    def _winnowed(
+        self,
+        numbers: Numbers,
+        shared: npt.NDArray[np.float64],
+        weights: npt.NDArray[np.floating[Any]],
+        following: Sequence[Weighted],
+    ) -> tuple[Numbers, npt.NDArray[np.float64], npt.NDArray[np.floating[Any]]]:
+        """Add the features, weightiest first, and drop whoever cannot win any more."""
+        rest = math.fsum(weight for _, weight in following)
+        for values, weight in sorted(following, key=lambda each: -each[1]):
+            self._note(shared, weights)
+            kept = 2.0 * (shared + rest) >= (self._floor - _EPSILON) * weights
+            numbers, shared, weights = numbers[kept], shared[kept], weights[kept]
+            shared[_among(values, numbers)] += weight
+            rest -= weight
+        return numbers, shared, weights
 
-    def _note(self, scores: npt.NDArray[np.floating[Any]]) -> None:
+    def _note(
+        self, shared: npt.NDArray[np.float64], weights: npt.NDArray[np.floating[Any]]
+    ) -> None:
         """Raise the floor to the last of the best `count`."""
-        if len(scores) >= self._count:
+        if len(shared) >= self._count:
+            scores = 2.0 * shared / weights
             last = scores.max() if self._count == 1 else np.sort(scores)[-self._count]
             self._floor = max(self._floor, float(last))
 
@@ -637,9 +665,8 @@ def _among(known: Numbers, wanted: Numbers) -> Mask:
     """Say of each wanted number whether it is among the known, ascending ones."""
     if not len(known):
         return np.zeros(len(wanted), dtype=np.bool_)
-    places = np.searchsorted(known, wanted)
-    places[places == len(known)] = 0
-    found: Mask = known[places] == wanted
+    places = known.searchsorted(wanted)
+    found: Mask = known.take(places, mode="clip") == wanted
     return found
 
 
