@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from cacherl.cache.canonical import decode_canonical
 from cacherl.cache.entry import CacheEntry, merged
 from cacherl.cache.key import CANON_VERSION
+from cacherl.cache.kinds import FrozenKinds, kinds_note, leaves_kinds_open
 from cacherl.cache.nearest import (
     MAX_WORDS,
     SMALL_BUCKET,
@@ -111,6 +112,7 @@ def freeze(
     plan: PlanOf | None = None,
     compress: Compress = "auto",
     progress: Progress | None = None,
+    more_notes: Mapping[str, bytes] | None = None,
 ) -> FrozenSummary:
     """Write everything that a cache holds into a snapshot; replaces an older one whole.
 
@@ -123,6 +125,7 @@ def freeze(
         plan: under which plan each tool's index is made; `plan_of(spec)` by default.
         compress: `auto` where `zstandard` is installed and makes a tool's values a quarter smaller.
         progress: told about every 2,000 entries.
+        more_notes: kept beside the store's own.
 
     Raises:
         CacheError: a recording is damaged, the disk is full, the folder cannot be written, or
@@ -139,6 +142,7 @@ def freeze(
                 tell("reading", number, None)
         specs = store.tools()
         notes = {name: note for name in store.notes() if (note := store.note(name)) is not None}
+        notes |= more_notes or {}
         frozen = _Frozen(writer, spooled, specs, plan or _default_plan, compress, tell)
         table = frozen.written(notes)
         writer.finish(table)
@@ -161,13 +165,26 @@ def freeze_cache(
     compress: Compress = "auto",
     progress: Progress | None = None,
 ) -> FrozenSummary:
-    """Freeze an open cache, its indexes under the plans that it looks tools up with (see `freeze`)."""
+    """Freeze an open cache, its indexes under the plans that it looks tools up with (see `freeze`).
+
+    The kinds that it infers are kept, so that a reader need not go through all recordings for them.
+    """
+    kinds = {}
+    for (namespace, tool), declared in cache.store.tools().items():
+        spec = cache.effective(namespace, declared)
+        if leaves_kinds_open(spec):
+            found = FrozenKinds(
+                plan=cache.plan(spec).fingerprint.hex(),
+                kinds=cache.inferred_kinds(namespace, spec),
+            )
+            kinds[kinds_note(namespace, tool)] = msgspec.json.encode(found, order="sorted")
     return freeze(
         cache.store,
         path,
         plan=lambda namespace, spec: cache.match_plan(namespace, cache.effective(namespace, spec)),
         compress=compress,
         progress=progress,
+        more_notes=kinds,
     )
 
 

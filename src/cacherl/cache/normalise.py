@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -90,14 +90,60 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The value as canonical JSON text."""
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Normal arguments as matching sees them."""
+class Shape:
+    """Normal arguments as matching sees them. FUZZY asks for gate and texts, BEST_EFFORT for fields."""
 
-    gate: bytes
-    """Canonical arguments without their texts: must agree for FUZZY."""
-    texts: tuple[tuple[str, str], ...]
-    """(path, text), array places numbered: the only part that may differ for FUZZY."""
-    fields: tuple[Field, ...]
+    __slots__ = ("_arguments", "_fields", "_root", "gate", "texts")
+
+    def __init__(self, root: _Node, arguments: JsonObject) -> None:
+        texts: list[tuple[str, str]] = []
+        gate = root.gate(arguments, "", texts) if arguments else {}
+        if len(texts) > 1:
+            texts.sort()
+        self.gate = encode_folded(gate, odd=_is_odd(gate))
+        """Canonical arguments without their texts: must agree for FUZZY."""
+        self.texts = tuple(texts)
+        """(path, text), array places numbered: the only part that may differ for FUZZY."""
+        self._root = root
+        self._arguments = arguments
+        self._fields: tuple[Field, ...] | None = None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The identity leaves."""
+        if self._fields is None:
+            leaves = self._root.leaves(self._arguments, "") if self._arguments else ()
+            self._fields = tuple(leaves)
+        return self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Shape)
+            and self.gate == other.gate
+            and self.texts == other.texts
+            and self.fields == other.fields
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.gate, self.texts))
+
+    def __repr__(self) -> str:
+        return f"Shape(gate={self.gate!r}, texts={self.texts!r}, fields={self.fields!r})"
+
+
+def _is_odd(value: Any) -> bool:
+    """Say whether a folded value holds NaN or an infinity, which only the slower encoder can write."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return isinstance(value, float) and not math.isfinite(value)
+    for member in value:
+        kind = type(member)
+        if kind is str or kind is int:
+            continue
+        if _is_odd(member):
+            return True
+    return False
 
 
 def _lexicon(words: str) -> frozenset[str]:
@@ -325,35 +371,49 @@ class _Node:
 
     # ---- reading
 
-    def walk(
-        self,
-        value: Any,
-        path: str,
-        place: str,
-        texts: list[tuple[str, str]],
-        fields: list[Field],
-    ) -> Any:
-        """Collect the leaves and return the value with every text replaced by one and the same mark."""
+    def gate(self, value: Any, place: str, texts: list[tuple[str, str]]) -> Any:
+        """Collect the texts and return the value with one and the same mark in place of each."""
         if isinstance(value, dict) and value:
             gate = {}
+            properties = self.properties
             for name, member in value.items():
-                node = self.member(name)
-                here = f"{path}.{name}" if path else name
-                there = f"{place}.{name}" if place else name
-                gate[name] = node.walk(member, here, there, texts, fields)
+                node = properties.get(name) or self.member(name)
+                if isinstance(member, dict | list):
+                    inner = f"{place}.{name}" if place else name
+                    gate[name] = node.gate(member, inner, texts)
+                elif node.is_text(member):
+                    texts.append((f"{place}.{name}" if place else name, member))
+                    gate[name] = _TEXT_MARK
+                else:
+                    gate[name] = member
             return gate
         if isinstance(value, list) and value:
-            node, here = self.item(), f"{path}[]"
+            node = self.item()
             return [
-                node.walk(item, here, f"{place}[{number}]", texts, fields)
-                for number, item in enumerate(value)
+                node.gate(item, f"{place}[{number}]", texts) for number, item in enumerate(value)
             ]
-        kind = self._kind_of(value)
-        if kind is Kind.TEXT:
+        if self.is_text(value):
             texts.append((place, value))
             return _TEXT_MARK
-        fields.append(Field(path=path, kind=kind, token=canonical_json(value).decode()))
         return value
+
+    def is_text(self, value: Any) -> bool:
+        """Say whether a leaf is free text."""
+        return self.kind is Kind.TEXT and isinstance(value, str)
+
+    def leaves(self, value: Any, path: str) -> Iterator[Field]:
+        """Yield the leaves that are no texts."""
+        if isinstance(value, dict) and value:
+            for name, member in value.items():
+                yield from self.member(name).leaves(member, f"{path}.{name}" if path else name)
+        elif isinstance(value, list) and value:
+            node = self.item()
+            for item in value:
+                yield from node.leaves(item, f"{path}[]")
+        else:
+            kind = self._kind_of(value)
+            if kind is not Kind.TEXT:
+                yield Field(path=path, kind=kind, token=canonical_json(value).decode())
 
     def _kind_of(self, value: Any) -> Kind:
         if isinstance(value, str):
@@ -405,11 +465,7 @@ class Plan:
 
     def shape(self, arguments: JsonObject) -> Shape:
         """Return what matching compares, of arguments in normal form."""
-        texts: list[tuple[str, str]] = []
-        fields: list[Field] = []
-        gate = self._root.walk(arguments, "", "", texts, fields) if arguments else {}
-        texts.sort()
-        return Shape(gate=canonical_json(gate), texts=tuple(texts), fields=tuple(fields))
+        return Shape(self._root, arguments)
 
     def kinds(self) -> dict[str, str]:
         """Return the declared or inferred kind of each parameter, for people to check."""

@@ -57,7 +57,7 @@ from cacherl.cache.snapshot_format import (
     scenario_name,
     snapshot_id,
 )
-from cacherl.core.errors import CacheError, MissingExtraError
+from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ToolSpec
 
@@ -528,7 +528,9 @@ class _Unzipped:
         try:
             import zstandard
         except ImportError as error:
-            raise MissingExtraError("zstandard", "cache") from error
+            raise CacheError(
+                "this snapshot is compressed, and zstandard is not installed: pip install zstandard"
+            ) from error
         self._zstd = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(dictionary))
         self._lock = threading.Lock()  # one decompressor serves one thread at a time
 

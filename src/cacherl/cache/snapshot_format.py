@@ -235,7 +235,9 @@ def _rules() -> bytes:
     """Return what distinguishes these rules of matching from those of another version."""
     profiles = [repr(_told_profile(text)) for text in _PROBES]
     weights = sorted((str(kind), weight) for kind, weight in match.KIND_WEIGHT.items())
-    return repr((CANON_VERSION, profiles, weights, match.TEXT_TOKEN_WEIGHT)).encode()
+    return repr(
+        (CANON_VERSION, profiles, weights, match.TEXT_TOKEN_WEIGHT, match.MAX_TEXT_TOKENS)
+    ).encode()
 
 
 def _told_profile(text: str) -> list[Any]:
