@@ -107,6 +107,10 @@ class TextProfile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     directed: bool
     """Holds a word that makes order matter."""
     code: bool
+    must_agree: str
+    """What two texts must have in common for `same_saying`: negations, guarded words, quotations."""
+    content: str
+    """The content words, sorted: equal for texts that use the same ones."""
 
 
 def text_profile(text: str) -> TextProfile:
@@ -140,16 +144,25 @@ def _profile(text: str) -> TextProfile:
                 names.append(word.stem)
     # Two searches that hardly ever find anything, and cost as much as all the rest: ask first.
     odd = _ODD.search(text) is not None
+    stems = frozenset(order)
+    quoted = _quotations(text) if odd else ()
+    if guarded:
+        guarded.sort()
     return TextProfile(
-        stems=frozenset(order),
+        stems=stems,
         order=tuple(order),
-        guarded=tuple(sorted(guarded)) if guarded else (),
+        guarded=tuple(guarded),
         negations=negations,
-        quoted=_quotations(text) if odd else (),
+        quoted=quoted,
+        must_agree=f"{negations}\x1e{_LISTED(guarded)}\x1e{_LISTED(quoted)}",
+        content=_LISTED(sorted(stems)),
         names=frozenset(names),
         directed=directed,
         code=odd and _CODE_SIGNS.search(text) is not None,
     )
+
+
+_LISTED = "\x1f".join
 
 
 def _quotations(text: str) -> tuple[str, ...]:
@@ -223,8 +236,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     refused: str | None = None
 
 
+SAME_WORDS = Verdict(score=1.0)
+
+
 def same_saying(asked: TextProfile, kept: TextProfile, min_score: float) -> Verdict:
     """Say whether two different texts ask for the same, in other words at most. Symmetric."""
+    same = asked.order == kept.order and asked.must_agree == kept.must_agree
+    if same and asked.stems and not (asked.code or kept.code):
+        return SAME_WORDS
     problem = _text_problem(asked, kept)
     if problem is not None:
         return Verdict(score=0.0, refused=problem)

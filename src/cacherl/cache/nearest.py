@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from struct import pack
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -128,51 +127,55 @@ def state_name(state: bytes) -> int:
     return name_of("state", state)
 
 
-class Wording(msgspec.Struct, frozen=True, kw_only=True):
+class Wording:
     """The names by which a call with texts is found by FUZZY."""
 
-    bucket: int
-    """Equal for calls that may match: same identities, state, numbers, negations, quotations."""
-    bag: int
-    """Equal for calls of one bucket that use the same content words."""
-    words: tuple[int, ...]
-    """The name of each content word in its place; `word_name` tells it in a bucket."""
-    signature: int
-    """64 bits; a bit that only one of two calls has is a word that only that one has."""
-    single: bool
-    """One text: then one wording must hold all the words of the other."""
+    __slots__ = ("_texts", "_words", "bag", "bucket")
+
+    def __init__(self, shape: Shape, state: bytes) -> None:
+        said = [str(len(shape.gate)), state.hex()]
+        stems = []
+        for place, text in shape.texts:
+            profile = text_profile(text)
+            said.append(f"{place}\x1e{profile.must_agree}")
+            stems.append(profile.content)
+        gate = shape.gate + _bytes("\n".join(said))
+        self.bucket = name_of("bucket", gate)
+        """Equal for calls that may match: same identities, state, numbers, negations, quotations."""
+        self.bag = name_of("bag", gate + _bytes("\x1d".join(stems)))
+        """Equal for calls of one bucket that use the same content words."""
+        self._texts = shape.texts
+        self._words: tuple[int, ...] | None = None
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The name of each content word in its place; `word_name` tells it in a bucket."""
+        if self._words is None:
+            words = {
+                _word(place, stem)
+                for place, text in self._texts
+                for stem in text_profile(text).stems
+            }
+            self._words = tuple(sorted(words))
+        return self._words
+
+    @property
+    def signature(self) -> int:
+        """64 bits; a bit that only one of two calls has is a word that only that one has."""
+        signature = 0
+        for word in self.words:
+            signature |= 1 << (word & 63)
+        return signature
+
+    @property
+    def single(self) -> bool:
+        """One text: then one wording must hold all the words of the other."""
+        return len(self._texts) == 1
 
 
 def worded(shape: Shape, state: bytes) -> Wording | None:
     """Return the names of a call's wording, or None where it has no text."""
-    if not shape.texts:
-        return None
-    said = [str(len(shape.gate)), state.hex()]
-    words = set()
-    signature = 0
-    for place, text in shape.texts:
-        profile = text_profile(text)
-        # What a match cannot do without: see `match.same_saying`.
-        said.append(
-            f"{place}\x1e{profile.negations}\x1e{_LISTED(profile.guarded)}"
-            f"\x1e{_LISTED(profile.quoted)}"
-        )
-        for stem in profile.stems:
-            word = _word(place, stem)
-            words.add(word)
-            signature |= 1 << (word & 63)
-    bucket = name_of("bucket", shape.gate + _bytes("\n".join(said)))
-    ordered = tuple(sorted(words))
-    return Wording(
-        bucket=bucket,
-        bag=name_of("bag", pack(f"<{len(ordered) + 1}Q", bucket, *ordered)),
-        words=ordered,
-        signature=signature,
-        single=len(shape.texts) == 1,
-    )
-
-
-_LISTED = "\x1f".join
+    return Wording(shape, state) if shape.texts else None
 
 
 @lru_cache(maxsize=1 << 16)

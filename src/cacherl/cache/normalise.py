@@ -478,7 +478,10 @@ class Plan:
 def plan_of(spec: ToolSpec) -> Plan:
     """Return the tool's plan, compiled on first use."""
     return _plan(
-        spec.name, spec.description, msgspec.json.encode(spec.parameters), bool(spec.effects.writes)
+        spec.name,
+        spec.description,
+        msgspec.json.encode(spec.parameters, order="sorted"),
+        bool(spec.effects.writes),
     )
 
 

@@ -251,4 +251,6 @@ def _told_profile(text: str) -> list[Any]:
         sorted(profile.names),
         profile.directed,
         profile.code,
+        profile.must_agree,
+        profile.content,
     ]
