@@ -132,6 +132,22 @@ def test_lost_pages_cost_what_stood_on_them(tmp_path: Path) -> None:
         assert call.key.hex() in "\n".join(saved.lost)
 
 
+def test_a_listing_of_damaged_pages_ends(tmp_path: Path) -> None:
+    """One flipped bit in the last row's number led the pages in a circle, until memory ran out."""
+    path, out = tmp_path / "tools.cache", tmp_path / "saved.cache"
+    with contextlib.closing(SqliteStore(path, mode="write")) as store:
+        for number in range(100):
+            store.add(recorded(b"%d" % number), seen("x"))
+    data = path.read_bytes()
+    place = data.rindex(b"\x64", 0, data.rindex(recorded(b"99").key))  # the row's number, 100
+    overwrite(path, place, b"\x24")
+
+    with contextlib.closing(SqliteStore(path)) as store, pytest.raises(CacheError, match="order"):
+        list(store.entries())
+    assert verify(path).problems
+    assert repair(path, out).calls >= 99
+
+
 def test_a_damaged_head_costs_nothing(tmp_path: Path) -> None:
     """Its first hundred bytes are the same in every cache of ours."""
     path, out = tmp_path / "tools.cache", tmp_path / "saved.cache"

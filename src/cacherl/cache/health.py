@@ -31,7 +31,8 @@ from cacherl.cache.sqlite import SqliteStore, connect, trouble
 from cacherl.core.errors import CacheError
 from cacherl.core.records import Record
 
-_STEP = 256  # ids read at once; halved where something cannot be read
+_STEP = 256  # rows read at once
+_MAX_FAILURES = 200_000
 _IDS_A_PAGE = 128
 _BATCH = 1000
 _TOLD = 100
@@ -416,46 +417,62 @@ def _entries(
 
     def between(first: int, last: int) -> list[CallRow]:
         if not today:
-            return older.calls_between(connection, first, last)
-        query = rows.SELECT_CALLS + " WHERE id BETWEEN ? AND ? ORDER BY id"
-        return connection.execute(query, (first, last)).fetchall()
+            return older.calls_between(connection, first, last, _STEP)
+        query = rows.SELECT_CALLS + " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        return connection.execute(query, (first, last, _STEP)).fetchall()
 
-    for row in _readable(between, _last_id(connection, problems), problems):
+    for row in _readable(between, _last_id(found, problems), problems):
+        if row[0] in contents.ids:
+            continue  # damaged pages may lead in circles
         contents.ids.add(row[0])
         entry = (_whole_of if today else _whole_of_older)(connection, row, problems)
         if entry is not None:
             yield row[2], entry
 
 
-def _last_id(connection: sqlite3.Connection, problems: list[str]) -> int:
+def _last_id(found: _Found, problems: list[str]) -> int:
+    """Return an id that no call's is above."""
+    told = []
     for query in (
-        "SELECT max(id) FROM call",
+        "SELECT max(id) FROM call",  # the last row's, and that may be damaged
         "SELECT max(id) FROM (SELECT key, id FROM call INDEXED BY call_by_key)",
     ):
-        try:
-            return int(connection.execute(query).fetchone()[0] or 0)
-        except rows.UNREADABLE:
-            continue
+        with contextlib.suppress(*rows.UNREADABLE):
+            told.append(int(found.connection.execute(query).fetchone()[0] or 0))
+    if told:
+        return max(told)
     try:
-        connection.execute("SELECT key FROM call WHERE id=0").fetchall()
-        return rows.pragma(connection, "page_count") * _IDS_A_PAGE
+        found.connection.execute("SELECT key FROM call WHERE id=0").fetchall()
     except rows.UNREADABLE as error:
         problems.append(f"the table of the calls ({error}): none can be read")
         return 0
+    return found.path.stat().st_size // _PAGE * _IDS_A_PAGE
 
 
 def _readable(
     between: Callable[[int, int], list[CallRow]], last: int, problems: list[str]
 ) -> Iterator[CallRow]:
-    """Yield the rows of all ids that can be read, and name those that cannot."""
+    """Yield the rows of all ids that can be read, and name those that cannot.
+
+    Args:
+        between: returns the first `_STEP` rows of a range of ids.
+        last: the highest id, or more: damage may have made it enormous.
+        problems: where what cannot be read is told.
+    """
     holes: list[list[int]] = []
-    spans = [(first, first + _STEP - 1) for first in range(1, last + 1, _STEP)]
-    spans.reverse()
+    spans = [(1, last)]
+    failures = 0
     while spans:
         first, end = spans.pop()
+        if first > end:
+            continue
         try:
             page = between(first, end)
         except rows.UNREADABLE:
+            failures += 1
+            if failures > _MAX_FAILURES:
+                problems.append(f"calls number {first} and on: too much of them cannot be read")
+                break
             if first < end:
                 middle = (first + end) // 2
                 spans += [(middle + 1, end), (first, middle)]
@@ -465,6 +482,9 @@ def _readable(
                 holes.append([first, first])
         else:
             yield from page
+            if len(page) == _STEP:
+                after = page[-1][0] if page[-1][0] >= first else max(row[0] for row in page)
+                spans.append((after + 1, end))
     for first, end in holes:
         problems.append(f"calls number {first} to {end}: they cannot be read")
 
@@ -493,7 +513,7 @@ def _whole_of(
             return None
     try:
         others = rows.answers_of(connection, number)
-    except rows.UNREADABLE:
+    except (*rows.UNREADABLE, Damage):
         problems.append(f"answers of the call {rows.named(key)}: they cannot be read")
         others, expected = [], None
     for place, *rest in others:

@@ -58,10 +58,12 @@ def tools(connection: sqlite3.Connection, tables: str = "") -> list[tuple[Any, .
     return connection.execute(_TOOLS.format(tables)).fetchall()
 
 
-def calls_between(connection: sqlite3.Connection, first: int, last: int) -> list[tuple[Any, ...]]:
-    """Return the rows of a range of calls, unchecked."""
-    query = f"{_CALLS.format('')} WHERE id BETWEEN ? AND ? ORDER BY id"
-    return connection.execute(query, (first, last)).fetchall()
+def calls_between(
+    connection: sqlite3.Connection, first: int, last: int, most: int
+) -> list[tuple[Any, ...]]:
+    """Return at most so many rows of a range of calls, unchecked."""
+    query = f"{_CALLS.format('')} WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+    return connection.execute(query, (first, last, most)).fetchall()
 
 
 def call_of(row: tuple[Any, ...]) -> RecordedCall:

@@ -59,6 +59,7 @@ INSERT_CALL = (
 )
 
 _PLACES = 1 << 16
+_NUMBERS = (1 << 63) // _PLACES - 1
 _ANSWERS = "SELECT id, times, sum, value FROM answer WHERE id BETWEEN ? AND ? ORDER BY id"
 
 LOT = 1024
@@ -383,7 +384,13 @@ def kept_of(connection: sqlite3.Connection, row: CallRow) -> tuple[Kept, ...]:
 
 
 def answers_of(connection: sqlite3.Connection, number: int) -> list[tuple[Any, ...]]:
-    """Return what is kept of a call's answers but the first, unchecked: place, times, sum, value."""
+    """Return what is kept of a call's answers but the first, unchecked: place, times, sum, value.
+
+    Raises:
+        Damage: the call's number cannot be one.
+    """
+    if not 0 < number < _NUMBERS:
+        raise Damage(f"the call number {number}")
     found = connection.execute(_ANSWERS, _answer_ids(number)).fetchall()
     return [(answer - answer_id(number, 0), *rest) for answer, *rest in found]
 
