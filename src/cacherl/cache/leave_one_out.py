@@ -162,7 +162,7 @@ def _asked_again(
         )
         draw = Draw(
             seed=seed,
-            rollout=_lot(seed, call.key, str(place).encode()) >> 1,
+            rollout=_lot(seed, call.key, said.content()) >> 1,
             occurrence=said.occurrence,
         )
         left_out = (
