@@ -98,6 +98,20 @@ def test_a_dry_run_counts_the_same_and_changes_nothing(mixed: SqliteStore, tmp_p
     assert gc(mixed, rules, now=1000.0, apply=True).observations == 0
 
 
+def test_a_calibration_goes_with_what_it_was_of(mixed: SqliteStore) -> None:
+    """It was measured on recordings of which some are no longer there."""
+    mixed.put_note("calibration", b"1")
+    mixed.put_note("settings", b"{}")
+    rules = GcRules(transient=True)
+
+    assert not swept(mixed, tools=frozenset({"nobody"})).calibration_dropped
+    assert gc(mixed, rules, now=1000.0, apply=False).calibration_dropped
+    assert mixed.note("calibration") == b"1"
+    assert gc(mixed, rules, now=1000.0, apply=True).calibration_dropped
+    assert mixed.notes() == ("settings",)
+    assert not swept(mixed, splits=frozenset({Split.TEST})).calibration_dropped
+
+
 def test_a_clean_up_without_a_condition_is_refused(mixed: SqliteStore) -> None:
     """It would drop everything."""
     with pytest.raises(RecipeError, match="--split"):
@@ -108,6 +122,7 @@ def test_a_clean_up_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> No
     """One transaction: a full disk must not cost what was to stay."""
     store = Breaking()
     store.absorb(entry(recorded(), seen("x"), seen("y")))
+    store.put_note("calibration", b"1")
     before = exported(store, tmp_path)
     store.fails = True
 

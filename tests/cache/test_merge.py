@@ -23,7 +23,7 @@ from cacherl.cache.store import MemoryStore
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Source, ToolSpec
-from tests.cache.caches import built, contents, entry, exported, file_with, numbers
+from tests.cache.caches import built, calibration, contents, entry, exported, file_with, numbers
 from tests.cache.recordings import GET, SPACE, recorded, seen
 
 OBSERVATIONS = st.builds(
@@ -166,6 +166,61 @@ def test_other_declarations_and_notes_are_told_and_settled_alike(tmp_path: Path)
         assert store.tools() == {(SPACE, "get_order"): GET}
         assert store.note("remark") == b"2"
         store.close()
+
+
+def note_of(path: Path, name: str = "calibration") -> bytes | None:
+    store = SqliteStore(path)
+    try:
+        return store.note(name)
+    finally:
+        store.close()
+
+
+def test_a_calibration_does_not_outlive_the_recordings_that_it_is_of(tmp_path: Path) -> None:
+    """A stated fidelity that nobody measured on these recordings is worse than none."""
+    one, two = (entry(recorded(b'{"n":%d}' % n), seen("x")) for n in range(2))
+    calibrated = file_with(tmp_path / "a.sqlite", one, notes={"calibration": calibration()})
+    more = file_with(tmp_path / "b.sqlite", one, two)
+    again = file_with(tmp_path / "c.sqlite", entry(one.call, seen("x")))
+
+    assert not merge(calibrated, [str(again)]).calibration_dropped
+    assert note_of(calibrated) == calibration()
+    both = tmp_path / "both.sqlite"
+    assert merge(both, [str(more), str(calibrated)]).calibration_dropped
+    assert note_of(both) is None
+    assert merge(calibrated, [str(more)]).calibration_dropped
+    assert note_of(calibrated) is None
+    assert not merge(calibrated, [str(more)]).calibration_dropped
+
+
+def test_a_calibration_of_all_that_was_merged_stays(tmp_path: Path) -> None:
+    """An import into a new cache is the cache that was exported; a part adds nothing to the whole."""
+    one, two = (entry(recorded(b'{"n":%d}' % n), seen("x")) for n in range(2))
+    part = file_with(tmp_path / "part.sqlite", one, notes={"calibration": calibration(9)})
+    whole = file_with(tmp_path / "whole.sqlite", one, two, notes={"calibration": calibration(1)})
+
+    for order in ([part, whole], [whole, part], [whole, part, whole]):
+        out = tmp_path / f"out{next(numbers)}.sqlite"
+        assert not merge(out, [str(path) for path in order]).calibration_dropped
+        assert note_of(out) == calibration(1)
+    store = SqliteStore(whole)
+    export(store, tmp_path / "whole.jsonl")
+    store.close()
+    assert not import_file(
+        tmp_path / "whole.jsonl", str(tmp_path / "new.sqlite")
+    ).calibration_dropped
+    assert note_of(tmp_path / "new.sqlite") == calibration(1)
+
+
+def test_an_answer_seen_once_more_makes_a_calibration_untrue(tmp_path: Path) -> None:
+    """How often an answer was seen is part of what was calibrated."""
+    once = file_with(
+        tmp_path / "a.sqlite", entry(recorded(), seen("x")), notes={"calibration": calibration()}
+    )
+    other = file_with(tmp_path / "b.sqlite", entry(recorded(), seen("x", scenario="s2")))
+
+    assert merge(once, [str(other)]).calibration_dropped
+    assert note_of(once) is None
 
 
 def test_caches_that_were_redacted_differently_are_not_merged(tmp_path: Path) -> None:

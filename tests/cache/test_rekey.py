@@ -312,6 +312,19 @@ def test_a_move_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert exported(store, tmp_path) == before
 
 
+def test_a_calibration_goes_where_calls_moved() -> None:
+    """It says how well calls are answered that now stand elsewhere."""
+    store = MemoryStore()
+    record(store, Settings(), TAGS, {"tags": ["b", "a"]})
+    store.put_note("calibration", b"1")
+
+    assert not rekey(store).calibration_dropped
+    assert rekey(store, settings=UNORDERED, apply=False).calibration_dropped
+    assert store.note("calibration") == b"1"
+    assert rekey(store, settings=UNORDERED).calibration_dropped
+    assert store.notes() == ("settings",)
+
+
 def test_a_dry_run_of_a_move_changes_nothing(tmp_path: Path) -> None:
     """Somebody wants to know how much a rule would move before it does."""
     store = MemoryStore()

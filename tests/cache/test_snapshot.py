@@ -342,6 +342,7 @@ def test_a_snapshot_cannot_be_written(tmp_path: Path) -> None:
         lambda: frozen.absorb(entry),
         lambda: frozen.remove(entry.call),
         lambda: frozen.put_note("a", b""),
+        lambda: frozen.drop_note("a"),
         frozen.batch,
     ]
     for attempt in attempts:

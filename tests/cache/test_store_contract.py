@@ -257,6 +257,26 @@ def test_notes_are_told_as_last_put(store: CacheStore) -> None:
     assert store.notes() == ("calibration", "settings")
 
 
+def test_a_dropped_note_is_gone_and_may_come_back(store: CacheStore) -> None:
+    """What was calibrated of other recordings must not speak for these."""
+    store.put_note("settings", b"{}")
+    store.put_note("calibration", b"old")
+
+    with store.batch():
+        store.drop_note("calibration")
+        store.drop_note("never there")
+        assert store.note("calibration") is None
+        assert store.notes() == ("settings",)
+
+    assert store.note("calibration") is None
+    assert store.notes() == ("settings",)
+    with store.batch():
+        store.put_note("calibration", b"new")
+        store.drop_note("calibration")
+        store.put_note("calibration", b"newer")
+    assert store.note("calibration") == b"newer"
+
+
 def test_the_newest_observation_sets_the_clock(store: CacheStore) -> None:
     """A clock that stands before what was recorded is wrong, and would keep stale answers alive."""
     assert store.newest() is None
@@ -277,6 +297,7 @@ def test_a_failed_batch_takes_back_everything(store: CacheStore) -> None:
     store.add(kept, at("here", 1.0))
     store.add(gone, seen("there"))
     store.put_note("settings", b"old")
+    store.put_note("redaction", b"old")
 
     def all_of_it() -> dict[str, Any]:
         return {
@@ -296,6 +317,7 @@ def test_a_failed_batch_takes_back_everything(store: CacheStore) -> None:
             store.absorb(entry(recorded(b"new"), (at("new", 9.0), 1)))
             store.put_note("settings", b"new")
             store.put_note("calibration", b"new")
+            store.drop_note("redaction")
             store.put_tool(SPACE, GET)
             assert all_of_it() != before
             raise ZeroDivisionError

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cacherl.cache.sqlite import SqliteStore
 from cacherl.cli import main
-from tests.cache.caches import entry, file_with
+from tests.cache.caches import calibration, entry, file_with
 from tests.cache.recordings import recorded, seen
 
 
@@ -50,6 +50,32 @@ def test_the_commands_work_together(run: Callable[..., tuple[int, str]], tmp_pat
     assert code == 0
     assert "1 call read" in said
     assert SqliteStore(tmp_path / "all.sqlite").note("settings") is not None
+
+
+def test_a_dropped_calibration_is_told_with_the_command_that_makes_it_anew(
+    run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """Whoever trains with calibrated trust must not find out from a stopped run."""
+    odd = entry(recorded(b'{"lines":[2,1]}'), seen("x"))
+    file_with(tmp_path / "other.sqlite", entry(recorded(), seen("rain")))
+    file_with(tmp_path / "a.sqlite", entry(recorded(), seen("sunny")), odd)
+    (tmp_path / "cache.toml").write_text("[tools.get_order]\nunordered = ['lines']\n")
+
+    for command in (
+        ("merge", "a.sqlite", "other.sqlite"),
+        ("gc", "a.sqlite", "--beyond", "1", "--apply"),
+        ("rekey", "a.sqlite", "--settings", "cache.toml"),
+    ):
+        store = SqliteStore(tmp_path / "a.sqlite", mode="write")
+        store.put_note("calibration", calibration())
+        store.close()
+        code, said = run(*command)
+        assert code == 0
+        assert "the calibration was dropped" in said
+        assert said.endswith("Next: cacherl cache calibrate a.sqlite\n")
+        store = SqliteStore(tmp_path / "a.sqlite")
+        assert store.note("calibration") is None
+        store.close()
 
 
 @pytest.mark.parametrize(

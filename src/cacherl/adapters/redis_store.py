@@ -132,7 +132,8 @@ class _Pending:
     changed: dict[bytes, _Bucket] = field(default_factory=dict)
     changes: list[tuple[bytes, _Change]] = field(default_factory=list)
     tools: dict[tuple[str, str], ToolSpec] = field(default_factory=dict)
-    notes: dict[str, bytes] = field(default_factory=dict)
+    notes: dict[str, bytes | None] = field(default_factory=dict)
+    """None: to be dropped."""
 
 
 class RedisStore:
@@ -341,9 +342,12 @@ class RedisStore:
             name = msgspec.json.encode([namespace, tool])
             value = msgspec.json.encode(spec, order="sorted")
             commands.append((b"HSET", self._key("tools"), name, _sum(name, value) + value))
-        for note, value in pending.notes.items():
+        for note, said in pending.notes.items():
             name = _bytes(note)
-            commands.append((b"HSET", self._key("notes"), name, _sum(name, value) + value))
+            if said is None:
+                commands.append((b"HDEL", self._key("notes"), name))
+            else:
+                commands.append((b"HSET", self._key("notes"), name, _sum(name, said) + said))
         if not commands:
             return [], []
         flat = [pending.found[key].sum for key in changed]
@@ -391,6 +395,11 @@ class RedisStore:
         with self.batch():
             if self.note(name) != value and self._pending is not None:
                 self._pending.notes[name] = value
+
+    def drop_note(self, name: str) -> None:
+        with self.batch():
+            if self.note(name) is not None and self._pending is not None:
+                self._pending.notes[name] = None
 
     def add(self, call: RecordedCall, observation: Observation) -> bool:
         is_new = False
@@ -552,7 +561,8 @@ class RedisStore:
         names = self._asked(lambda: self._client.hkeys(self._key("notes")))
         kept = {name.decode("utf-8", "surrogatepass") for name in names}
         if self._pending is not None:
-            kept |= self._pending.notes.keys()
+            for name, value in self._pending.notes.items():
+                (kept.discard if value is None else kept.add)(name)
         return tuple(sorted(kept))
 
     def _checked(self, name: bytes, value: bytes, what: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 
+from cacherl.cache import fidelity
 from cacherl.cache.entry import CacheEntry, Observation
 from cacherl.cache.named import Opener, writable
 from cacherl.cache.spool import Spool
@@ -51,6 +52,8 @@ class Collected(Record, frozen=True, kw_only=True):
     left_observations: int
     by_tool: dict[str, int]
     """Observations dropped, by `namespace/tool`."""
+    calibration_dropped: bool
+    """The cache's calibration goes with them: it was of what was recorded before."""
 
 
 def gc_file(
@@ -109,6 +112,9 @@ def gc(store: CacheStore, rules: GcRules, *, now: float, apply: bool, name: str 
                     spool.put(CacheEntry(call=entry.call, kept=left))
         for entry in spool.entries():
             store.absorb(entry)
+        calibrated = counts["gone"] > 0 and fidelity.NOTE in store.notes()
+        if apply and calibrated:
+            fidelity.drop_calibration(store)
     return Collected(
         path=name,
         applied=apply,
@@ -119,6 +125,7 @@ def gc(store: CacheStore, rules: GcRules, *, now: float, apply: bool, name: str 
         left_calls=counts["left_calls"],
         left_observations=counts["left"],
         by_tool=dict(sorted(by_tool.items())),
+        calibration_dropped=calibrated,
     )
 
 

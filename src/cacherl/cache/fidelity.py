@@ -234,6 +234,14 @@ def kept_calibration(store: CacheStore, *, name: str) -> Calibration | None:
     return found
 
 
+def drop_calibration(store: CacheStore) -> bool:
+    """Forget the calibration of recordings that have changed; say whether there was one."""
+    found = NOTE in store.notes()
+    if found:
+        store.drop_note(NOTE)
+    return found
+
+
 def keep_calibration(store: CacheStore, calibration: Calibration) -> None:
     """Keep a calibration beside the recordings, in place of the one before."""
     store.put_note(NOTE, msgspec.json.encode(calibration))

@@ -5,8 +5,10 @@ under one name, the same one is kept in whatever order they come, and the disagr
 
 - a tool's declaration: the one that says more (declares its effects, then describes parameters),
   then the one with the greater canonical bytes;
-- a note: the greater bytes. A calibration or settings of one of them are not those of both, so
-  look at what the summary tells;
+- a note: the greater bytes. Settings of one of them are not those of both, so look at what the
+  summary tells;
+- a calibration: it stays where the result holds what the cache that it was made of held, and
+  nothing else; any other is dropped in the batch that makes it untrue, and told;
 - caches with different redaction, or with and without, are not merged at all: the result would
   claim to hold no secrets and hold some.
 
@@ -17,15 +19,17 @@ goes in batches, each durable once done: killed, it is run again and adds what i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from cacherl.cache import redact
+from cacherl.cache import fidelity, redact
 from cacherl.cache.entry import CacheEntry, merged
 from cacherl.cache.key import CANON_VERSION
 from cacherl.cache.named import Opener, refuse_other_files
@@ -96,6 +100,8 @@ class Merged(Record, frozen=True, kw_only=True):
     """Calls recorded under other normalisation rules: rekey the source, then merge it again."""
     redacted: bool
     """Queries need the key that the sources were redacted with; it is in no cache and in no export."""
+    calibration_dropped: bool
+    """There was a calibration, and none is of what is recorded now: calibrate again."""
 
 
 def merge(out: Path, sources: Sequence[str], *, open_cache: Opener = ToolCache.open) -> Merged:
@@ -179,6 +185,7 @@ def opened(name: str, open_cache: Opener = ToolCache.open) -> Iterator[CacheStor
 def merge_store(store: CacheStore, source: CacheStore, tally: _Tally | None = None) -> Merged:
     """Merge one open store into another, in batches."""
     tally = tally or _Tally("")
+    arrived = _arriving(store, tally)
     with store.batch():
         declared = store.tools()
         for (namespace, _), spec in source.tools().items():
@@ -186,10 +193,11 @@ def merge_store(store: CacheStore, source: CacheStore, tally: _Tally | None = No
         for name in source.notes():
             value = source.note(name)
             if value is not None:
-                _absorb_note(store, name, value, tally)
+                _absorb_note(store, name, value, tally, arrived)
     current = (entry for entry in source.entries() if _counts(entry, tally))
     for page in pages(current):
-        _absorb(store, page, tally)
+        _absorb(store, page, tally, arrived)
+    _absorb_calibration(store, tally, arrived)
     if isinstance(source, SqliteStore):
         tally.counts["left_out"] += source.stale()
     return tally.summary(store)
@@ -204,6 +212,7 @@ class _Tally:
         self.counts: Counter[str] = Counter()
         self.shown: list[Contradiction] = []
         self.disagreements: list[Disagreement] = []
+        self.calibrated = False
 
     def disagree(self, what: Literal["tool", "note"], name: str, *, theirs: bool) -> None:
         self.disagreements.append(
@@ -227,7 +236,29 @@ class _Tally:
             disagreements=tuple(self.disagreements),
             left_out=self.counts["left_out"],
             redacted=store.note(redact.NOTE) is not None,
+            calibration_dropped=(
+                self.calibrated
+                and bool(self.counts["new"] or self.counts["changed"])
+                and fidelity.NOTE not in store.notes()
+            ),
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Arrived:
+    """What has come of one source, as far as its calibration depends on it."""
+
+    to_nothing: bool
+    """Nothing was recorded before it."""
+    calls: int = 0
+    as_told: bool = True
+    """Of none of its calls more is known now than it knew."""
+    calibration: bytes | None = None
+
+
+def _arriving(store: CacheStore, tally: _Tally) -> _Arrived:
+    tally.calibrated |= fidelity.NOTE in store.notes()
+    return _Arrived(to_nothing=next(store.entries(), None) is None)
 
 
 def _counts(entry: CacheEntry, tally: _Tally) -> bool:
@@ -239,6 +270,7 @@ def _counts(entry: CacheEntry, tally: _Tally) -> bool:
 
 def _absorb_export(store: CacheStore, path: Path, tally: _Tally) -> None:
     """Merge an export in one batch: its last line says whether the others were whole."""
+    arrived = _arriving(store, tally)
     with store.batch():
         declared = store.tools()
         entries: list[CacheEntry] = []
@@ -250,32 +282,57 @@ def _absorb_export(store: CacheStore, path: Path, tally: _Tally) -> None:
                 case ToolLine():
                     _absorb_tool(store, declared, item.namespace, item.spec, tally)
                 case NoteLine():
-                    _absorb_note(store, item.name, item.value, tally)
+                    _absorb_note(store, item.name, item.value, tally, arrived)
                 case CacheEntry():
                     entries.append(item)
                     held += _size(item)
                     if len(entries) >= _BATCH_CALLS or held >= _BATCH_BYTES:
-                        _absorb(store, entries, tally)
+                        _absorb(store, entries, tally, arrived)
                         entries, held = [], 0
-        _absorb(store, entries, tally)
+        _absorb(store, entries, tally, arrived)
+        _absorb_calibration(store, tally, arrived)
 
 
-def _absorb(store: CacheStore, page: Sequence[CacheEntry], tally: _Tally) -> None:
+def _absorb(
+    store: CacheStore, page: Sequence[CacheEntry], tally: _Tally, arrived: _Arrived
+) -> None:
+    arrived.calls += len(page)
     with store.batch():
+        more = False
         known = store.get_many([entry.call for entry in page])
         for entry, ours in zip(page, known, strict=True):
             tally.counts["calls"] += 1
             if ours is None:
                 tally.counts["new"] += 1
+                more = True
             elif ours.kept == entry.kept:
                 continue
             else:
                 before = merged(ours.kept, ())
-                tally.counts["changed"] += merged(before, entry.kept) != before
+                after = merged(before, entry.kept)
+                tally.counts["changed"] += after != before
+                more |= after != before
+                arrived.as_told &= after == merged(entry.kept, ())
                 found = list(contradictions(ours, entry))
                 tally.counts["conflicts"] += bool(found)
                 tally.shown += found[: _SHOWN - len(tally.shown)]
             store.absorb(entry)
+        if more:
+            fidelity.drop_calibration(store)
+
+
+def _absorb_calibration(store: CacheStore, tally: _Tally, arrived: _Arrived) -> None:
+    """Keep a source's calibration if the cache now holds what that source held, and nothing else."""
+    value = arrived.calibration
+    if value is None:
+        return
+    tally.calibrated = True
+    if arrived.as_told and (arrived.to_nothing or _holds(store, arrived.calls)):
+        _settle_note(store, fidelity.NOTE, value, tally)
+
+
+def _holds(store: CacheStore, calls: int) -> bool:
+    return sum(1 for _ in itertools.islice(store.entries(), calls + 1)) == calls
 
 
 def _absorb_tool(
@@ -295,7 +352,16 @@ def _absorb_tool(
         tally.disagree("tool", f"{namespace}/{spec.name}", theirs=theirs)
 
 
-def _absorb_note(store: CacheStore, name: str, value: bytes, tally: _Tally) -> None:
+def _absorb_note(
+    store: CacheStore, name: str, value: bytes, tally: _Tally, arrived: _Arrived
+) -> None:
+    if name == fidelity.NOTE:
+        arrived.calibration = value  # until it is known whether it holds
+    else:
+        _settle_note(store, name, value, tally)
+
+
+def _settle_note(store: CacheStore, name: str, value: bytes, tally: _Tally) -> None:
     ours = store.note(name)
     if ours is None:
         store.put_note(name, value)

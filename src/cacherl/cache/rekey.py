@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from cacherl.cache import fidelity
 from cacherl.cache.canonical import decode_canonical
 from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
 from cacherl.cache.key import CANON_VERSION
@@ -56,6 +57,8 @@ class Rekeyed(Record, frozen=True, kw_only=True):
     their trajectories again to have them EXACT."""
     writers_changed: tuple[str, ...]
     """Writing tools (`namespace/tool`) with calls whose normal form changed."""
+    calibration_dropped: bool
+    """The cache's calibration goes where calls moved: it was of where they stood before."""
 
 
 def rekey_file(
@@ -143,9 +146,12 @@ def rekey(
         for key, times in arriving.items():
             stays = key not in leaving and store.by_key(key) is not None
             counts["merged"] += times - 1 + stays
+        calibrated = counts["moved"] > 0 and fidelity.NOTE in store.notes()
         if apply:
             for entry in spool.entries():
                 store.absorb(entry)
+            if calibrated:
+                fidelity.drop_calibration(store)
             if settings is not None:
                 store.put_note(SETTINGS_NOTE, msgspec.json.encode(settings))
     return Rekeyed(
@@ -161,6 +167,7 @@ def rekey(
         states_kept=counts["states_kept"],
         states_lost=counts["states_lost"],
         writers_changed=states.changed(),
+        calibration_dropped=calibrated,
     )
 
 

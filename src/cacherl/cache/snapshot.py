@@ -430,6 +430,9 @@ class SnapshotStore:
     def put_note(self, name: str, value: bytes) -> None:
         self._frozen()
 
+    def drop_note(self, name: str) -> None:
+        self._frozen()
+
     def batch(self) -> AbstractContextManager[None]:
         self._frozen()
 

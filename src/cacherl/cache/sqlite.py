@@ -327,6 +327,10 @@ class SqliteStore:
                 (name, value, rows.sum_of(name, value)),
             )
 
+    def drop_note(self, name: str) -> None:
+        with self._writing() as connection:
+            connection.execute("DELETE FROM note WHERE name=?", (name,))
+
     def _check_names(self, *names: str) -> None:
         if not all(map(_is_text, names)):
             raise CacheError(

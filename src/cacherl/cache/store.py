@@ -93,6 +93,10 @@ class CacheStore(Protocol):
         """Keep something beside the recordings; the last value put is the one told."""
         ...
 
+    def drop_note(self, name: str) -> None:
+        """Forget a note, if there is one."""
+        ...
+
     def notes(self) -> tuple[str, ...]:
         """Return the names of all notes, sorted."""
         ...
@@ -182,6 +186,11 @@ class MemoryStore:
     def put_note(self, name: str, value: bytes) -> None:
         before = self._notes.get(name)
         self._notes[name] = value
+        if self._undo is not None:
+            self._undo.append(functools.partial(_restore, self._notes, name, before))
+
+    def drop_note(self, name: str) -> None:
+        before = self._notes.pop(name, None)
         if self._undo is not None:
             self._undo.append(functools.partial(_restore, self._notes, name, before))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cacherl.cache.merge import Merged
 
 _SHOWN = 5
+_DROPPED = "! the calibration was dropped: it was of other recordings than these"
 
 
 def _calls(count: int) -> str:
@@ -82,8 +83,13 @@ def _tell_merged(found: Merged, json_out: bool) -> None:
             f"! redacted: to look calls up, copy the source's key to {key_path(Path(found.path))}, "
             f"or set {KEY_VARIABLE}"
         )
+    if found.calibration_dropped:
+        click.echo(_DROPPED)
     if any(each.what == "tool" for each in found.disagreements):
-        click.echo(f"Next: cacherl cache rekey {found.path} --dry-run")
+        then = f", then cacherl cache calibrate {found.path}" if found.calibration_dropped else ""
+        click.echo(f"Next: cacherl cache rekey {found.path} --dry-run{then}")
+    elif found.calibration_dropped:
+        click.echo(f"Next: cacherl cache calibrate {found.path}")
     else:
         click.echo(f"Next: cacherl cache stats {found.path}")
 
@@ -200,6 +206,8 @@ def cache_gc(
     if not apply:
         click.echo("Nothing was changed. Next: the same command with --apply")
     elif found.observations:
+        if found.calibration_dropped:
+            click.echo(_DROPPED)
         click.echo("Freeze again what was frozen from it.")
         click.echo(f"Next: cacherl cache calibrate {path}")
 
@@ -253,6 +261,8 @@ def cache_rekey(
     if found.states_kept:
         click.echo(f"{_calls(found.states_kept)} in a written state keep it as recorded")
     if found.moved and not dry_run:
+        if found.calibration_dropped:
+            click.echo(_DROPPED)
         click.echo("Freeze again what was frozen from it.")
         click.echo(f"Next: cacherl cache calibrate {path}")
 
