@@ -49,7 +49,7 @@ from cacherl.cache.normalise import (
 from cacherl.cache.redact import Profile, Redactor, redactor_of
 from cacherl.cache.settings import NO_SETTINGS, DrawPolicy, Settings, ToolRules
 from cacherl.cache.snapshot import SnapshotStore, is_snapshot
-from cacherl.cache.sqlite import Mode, SqliteStore
+from cacherl.cache.sqlite import Durability, Mode, SqliteStore
 from cacherl.cache.state import NO_WRITES, StateOverlay
 from cacherl.cache.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.store import CacheStore, MemoryStore
@@ -162,6 +162,7 @@ class ToolCache:
         settings: Settings | None = None,
         redactor: Redactor | None = None,
         redact: Profile | None = None,
+        durability: Durability = "normal",
         clock: Clock = wall_clock,
     ) -> ToolCache:
         """Open a cache file, a frozen snapshot, or `:memory:`, a new cache that ends with the process.
@@ -172,13 +173,15 @@ class ToolCache:
             settings: what people say of the tools; None takes those kept in the cache.
             redactor: goes over everything recorded and asked; None takes what the cache asks for.
             redact: begin redaction in a new cache, by this profile.
+            durability: `full` keeps what was acknowledged even when the power fails, at several
+                times the price of a recording; a killed process loses nothing either way.
             clock: when recordings are made, and how old they are.
 
         Raises:
             CacheError: there is no such cache (read), it is damaged, newer or something else.
         """
         return cls.on(
-            _opened(path, mode),
+            _opened(path, mode, durability),
             name=str(path),
             path=None if str(path) == ":memory:" else Path(path),
             settings=settings,
@@ -1041,12 +1044,12 @@ def _kept_settings(store: CacheStore) -> Settings:
     return NO_SETTINGS if note is None else msgspec.json.decode(note, type=Settings)
 
 
-def _opened(path: Path | str, mode: Mode) -> CacheStore:
+def _opened(path: Path | str, mode: Mode, durability: Durability) -> CacheStore:
     if str(path) == ":memory:":
         return MemoryStore()
     path = Path(path)
     if not is_snapshot(path):
-        return SqliteStore(path, mode=mode)
+        return SqliteStore(path, mode=mode, durability=durability)
     if mode != "read":
         raise CacheError(
             f"{path}: a frozen snapshot, which nothing can be recorded into. Record into the cache "
