@@ -45,6 +45,7 @@ _FUZZY_BUDGET = 1 << 16  # postings looked at
 _FIRST_LOOK = 2_048  # postings added up before the first look at what came of it
 _BEST_BUDGET = 600_000  # postings added up at most
 _FEW = 64
+_FEW_POSTINGS = 4_096
 _SHORT_LIST = 50_000  # calls that are compared one by one rather than searched
 _EPSILON = 1e-6
 MAX_WORDS = (1 << 16) - 1
@@ -491,6 +492,8 @@ class Search(abc.ABC):
         if allowed.only is not None and len(allowed.only) <= _SHORT_LIST:
             numbers = allowed.of(allowed.only)
             return looking.refined(numbers, np.zeros(len(numbers)), features)
+        if sum(len(numbers) for numbers, _ in features) <= _FEW_POSTINGS:
+            return looking.summed(features)
         scratch = self._scratch()
         touched: list[Places] = []
         try:
@@ -572,6 +575,19 @@ class _Looking:
                 done = done or self._hopeless(rest)
             goal = min(8 * looked, _BEST_BUDGET)
         return found
+
+    def summed(self, features: Sequence[Weighted]) -> Scored:
+        """Return the nearest calls by adding everything up: for few postings the quickest way."""
+        if not features:
+            return NOBODY, np.zeros(0)
+        met = np.concatenate([numbers for numbers, _ in features])
+        added = np.repeat([weight for _, weight in features], [len(each) for each, _ in features])
+        everyone, places = np.unique(met, return_inverse=True)
+        shared = np.bincount(places, weights=added)
+        numbers = self._allowed.of(everyone)
+        if len(numbers) < len(everyone):
+            shared = shared[np.searchsorted(everyone, numbers)]
+        return self.refined(numbers, shared.astype(np.float64), ())
 
     def _hopeless(self, rest: float) -> bool:
         """Say whether a call that was not met yet, which shares `rest` at most, is out of the race."""

@@ -109,7 +109,12 @@ class _Checked:
         if start < 0 or start + length > self.length:
             self.damaged()
         seen = self._seen
-        for block in range(start // BLOCK, -(-(start + length) // BLOCK)):
+        first = start // BLOCK
+        if length and start + length <= (first + 1) * BLOCK:  # in one block: nearly always
+            if not seen[first]:
+                self._check_block(first)
+            return
+        for block in range(first, -(-(start + length) // BLOCK)):
             if not seen[block]:
                 self._check_block(block)
 
