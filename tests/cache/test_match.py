@@ -220,3 +220,16 @@ def test_overlap_is_symmetric_and_one_only_for_the_same_fields(a: set[str], b: s
 
     assert 0.0 <= match.overlap(one, other) == match.overlap(other, one) <= 1.0
     assert (match.overlap(one, other) == 1.0) == (a == b)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["red", "not", "two", "Oslo", "été", "x1", "n'ai", "²", "“a”", "é", "to"])
+    )
+)
+def test_plain_texts_are_read_like_all_others(words: list[str]) -> None:
+    """Bare words take a shortcut; a full stop at the end must not make them mean something else."""
+    text = " ".join(words)
+    profile, long_way = text_profile(text), text_profile(text + " .")
+
+    assert profile == long_way
