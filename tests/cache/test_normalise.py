@@ -248,3 +248,13 @@ def test_arguments_without_end_are_refused_in_words() -> None:
         plan_of(anything).normal(deep)
     assert argument_problem(anything, deep) == "nested deeper than 100 levels"
     assert argument_problem(anything, {"a": {"b": [{"c": 1}]}}) is None
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_odd_numbers_are_not_taken_for_null(odd: float) -> None:
+    """JSON has no word for them, and an encoder that writes null would let other calls match."""
+    plan = plan_of(ToolSpec(name="t", description="", parameters={"type": "object"}))
+
+    gates = {plan.shape({"a": value}).gate for value in (odd, None, 1.5, [odd], [None])}
+
+    assert len(gates) == 5

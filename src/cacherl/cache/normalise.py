@@ -97,10 +97,14 @@ class Shape:
 
     def __init__(self, root: _Node, arguments: JsonObject) -> None:
         texts: list[tuple[str, str]] = []
-        gate = root.gate(arguments, "", texts) if arguments else {}
+        try:
+            gate, odd = root.gate(arguments, "", texts, odd=False), False
+        except _OddNumberError:
+            texts.clear()
+            gate, odd = root.gate(arguments, "", texts, odd=True), True
         if len(texts) > 1:
             texts.sort()
-        self.gate = encode_folded(gate, odd=_is_odd(gate))
+        self.gate = encode_folded(gate, odd=odd)
         """Canonical arguments without their texts: must agree for FUZZY."""
         self.texts = tuple(texts)
         """(path, text), array places numbered: the only part that may differ for FUZZY."""
@@ -131,19 +135,8 @@ class Shape:
         return f"Shape(gate={self.gate!r}, texts={self.texts!r}, fields={self.fields!r})"
 
 
-def _is_odd(value: Any) -> bool:
-    """Say whether a folded value holds NaN or an infinity, which only the slower encoder can write."""
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return isinstance(value, float) and not math.isfinite(value)
-    for member in value:
-        kind = type(member)
-        if kind is str or kind is int:
-            continue
-        if _is_odd(member):
-            return True
-    return False
+class _OddNumberError(Exception):
+    """NaN or an infinity, which only the slower encoder can write."""
 
 
 def _lexicon(words: str) -> frozenset[str]:
@@ -371,35 +364,44 @@ class _Node:
 
     # ---- reading
 
-    def gate(self, value: Any, place: str, texts: list[tuple[str, str]]) -> Any:
-        """Collect the texts and return the value with one and the same mark in place of each."""
+    def gate(self, value: Any, place: str, texts: list[tuple[str, str]], odd: bool) -> Any:
+        """Collect the texts and return the value with one and the same mark in place of each.
+
+        Raises:
+            _OddNumberError: it holds NaN or an infinity, and `odd` does not say so.
+        """
         if isinstance(value, dict) and value:
             gate = {}
             properties = self.properties
             for name, member in value.items():
-                node = properties.get(name) or self.member(name)
-                if isinstance(member, dict | list):
-                    inner = f"{place}.{name}" if place else name
-                    gate[name] = node.gate(member, inner, texts)
-                elif node.is_text(member):
+                kind = type(member)
+                if kind is str:
+                    node = properties.get(name) or self.member(name)
+                    if node.kind is not Kind.TEXT:
+                        gate[name] = member
+                        continue
                     texts.append((f"{place}.{name}" if place else name, member))
                     gate[name] = _TEXT_MARK
+                elif kind is dict or kind is list:
+                    inner = f"{place}.{name}" if place else name
+                    gate[name] = self.member(name).gate(member, inner, texts, odd)
+                elif kind is float and not odd and not math.isfinite(member):
+                    raise _OddNumberError
                 else:
                     gate[name] = member
             return gate
         if isinstance(value, list) and value:
             node = self.item()
             return [
-                node.gate(item, f"{place}[{number}]", texts) for number, item in enumerate(value)
+                node.gate(item, f"{place}[{number}]", texts, odd)
+                for number, item in enumerate(value)
             ]
-        if self.is_text(value):
+        if self.kind is Kind.TEXT and isinstance(value, str):
             texts.append((place, value))
             return _TEXT_MARK
+        if isinstance(value, float) and not odd and not math.isfinite(value):
+            raise _OddNumberError
         return value
-
-    def is_text(self, value: Any) -> bool:
-        """Say whether a leaf is free text."""
-        return self.kind is Kind.TEXT and isinstance(value, str)
 
     def leaves(self, value: Any, path: str) -> Iterator[Field]:
         """Yield the leaves that are no texts."""

@@ -1035,8 +1035,10 @@ def _start(namespace: str, scenario: str) -> str:
     return f"start/{namespace}/{scenario}"
 
 
-def _first(*choices: float | None) -> float:
-    return next(choice for choice in choices if choice is not None)
+def _first(asked: float | None, said: float | None, usual: float) -> float:
+    if asked is not None:
+        return asked
+    return usual if said is None else said
 
 
 def _kept_settings(store: CacheStore) -> Settings:
