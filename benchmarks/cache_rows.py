@@ -44,6 +44,7 @@ from cacherl.core.tools import Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import StopReason, Trajectory
 
 TURN = 48
+STEPS = 20  # training steps at paper scale: enough for nearly every tool to have been met before
 ROUNDS = 5
 """What is compared takes turns this often: a busy moment then meets all of it."""
 PAPER_MIX = {"exact": 0.70, "fuzzy": 0.17, "best_effort": 0.10, "miss": 0.03}
@@ -662,7 +663,7 @@ def paper_rows(bench: Bench) -> list[Row]:
     expected: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     with ToolCache.open(path) as cache:
-        for step in range(ROUNDS):
+        for step in range(STEPS):
             asked = catalogue.asked(ROLLOUTS * CALLS_EACH, PAPER_MIX, step)
             expected.update(each.expected for each in asked)
             tools = [

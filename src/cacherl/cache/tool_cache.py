@@ -873,7 +873,12 @@ class ToolCache:
         )
 
     def _indexed(self, key: bytes) -> CacheEntry:
-        entry = self._remembered.get(key) or self._store.by_key(key)
+        entry = self._remembered.get(key)
+        if entry is not None:
+            return entry
+        entry = self._store.by_key(key)
+        if entry is not None and self._remember:
+            self._keep(entry)
         if entry is None:
             raise CacheError(
                 f"{self.name}: the call {key.hex()} vanished while the cache was open. "
