@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cacherl.cache.entry import Kept
 from cacherl.cache.settings import DrawPolicy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who draws: which observation a call gets is a pure function of these, the key and what is kept."""
 
     seed: int = 0

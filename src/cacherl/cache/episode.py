@@ -10,7 +10,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -568,8 +567,7 @@ class Turn(msgspec.Struct, kw_only=True):
     """Equal for calls that one run can answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a call is answered, and how the ledger tells it."""
 
     result: ToolResult

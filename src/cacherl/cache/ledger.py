@@ -29,7 +29,7 @@ class MissPolicy(enum.StrEnum):
     """The tool itself, before any loose answer, where it may run (see `live.RecordMode`)."""
 
 
-class LedgerRow(Record, frozen=True, kw_only=True):
+class LedgerRow(Record, frozen=True, kw_only=True, gc=False):
     """How one call was answered."""
 
     tool: str

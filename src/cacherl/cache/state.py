@@ -15,7 +15,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,8 +29,7 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _MAX_RESOURCES = 256  # a call that names more widens to the kind
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Resource:
+class Resource(msgspec.Struct, frozen=True, order=True, gc=False):
     """One thing, one kind of things (`value` None) or everything (`kind` None)."""
 
     kind: str | None
@@ -137,8 +135,7 @@ def _scalars(value: Any, steps: Sequence[str]) -> list[str] | None:
     return [canonical_json(value).decode()]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallState:
+class CallState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where one call stands, computed before it runs and handed back once it has."""
 
     key: bytes

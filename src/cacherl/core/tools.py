@@ -91,7 +91,7 @@ class ToolSpec(Record, frozen=True, kw_only=True):
     effects: Effects = UNDECLARED
 
 
-class ToolResult(Record, frozen=True, kw_only=True):
+class ToolResult(Record, frozen=True, kw_only=True, gc=False):
     """What one call was answered, and how far to trust it."""
 
     call_id: str
