@@ -241,6 +241,9 @@ def _check(recipe: Recipe, where: str) -> None:
         "limits.max_turns": recipe.limits.max_turns < 1,
         "limits.max_turn_tokens": recipe.limits.max_turn_tokens < 1,
         "threads": recipe.threads < 0,
+        # Rollouts have no live tools to fall back on.
+        "cache.on_miss": recipe.cache.on_miss is MissPolicy.LIVE,
+        "cache.on_miss_by_tool": MissPolicy.LIVE in recipe.cache.on_miss_by_tool.values(),
     }
     for field, wrong in faults.items():
         if wrong:

@@ -22,6 +22,7 @@ from cacherl.cache.sqlite import SqliteStore
 from cacherl.cache.state import NO_WRITES, resources
 from cacherl.cache.store import CacheStore
 from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.tool_views import touches_no_more
 from cacherl.core.errors import CacheError
 from cacherl.core.records import Record
 from cacherl.core.tools import Effects, ErrorClass, ToolSpec
@@ -200,24 +201,21 @@ class _Rules:
         return self._known[name]
 
     def changed_effects(self) -> list[str]:
-        """Return the tools that read or write something else under the new settings."""
+        """Return the tools that touch more under the new settings: their states say too little."""
         if self._old == self._new:
             return []
         return [
             f"{namespace}/{tool}"
             for (namespace, tool), spec in sorted(self._specs.items())
-            if _touches(self._old.applied(namespace, spec).effects)
-            != _touches(self.of(namespace, tool)[0].effects)
+            if not touches_no_more(
+                self._old.applied(namespace, spec).effects, self.of(namespace, tool)[0].effects
+            )
         ]
 
 
 def _undeclared(name: str) -> ToolSpec:
     """Return the spec of a tool that was called but never declared: it may do anything."""
     return ToolSpec(name=name, description="", parameters={"type": "object"})
-
-
-def _touches(effects: Effects) -> tuple[frozenset[str], frozenset[str], bool]:
-    return frozenset(effects.reads), frozenset(effects.writes), effects.idempotent
 
 
 class _States:

@@ -482,56 +482,65 @@ class ToolCache:
                 f"{len(fingerprints)} fingerprints for {len(pairs)} well-formed calls; there must be "
                 "one before the first call and one after each. Record it again."
             )
-        specs = {spec.name: spec for spec in task.tools}
-        overlay = StateOverlay()
-        asked: Counter[tuple[str, bytes, bytes]] = Counter()
-        kept = new = skipped = 0
+        made = self._made(task, pairs, recorded_at, fingerprints)
+        # What is to be kept is worked out before: others wait while a batch is open.
+        kept = new = 0
         with self._all_or_none():
             if fingerprints is not None:
                 self._store.put_note(
                     _start(task.namespace, task.scenario), fingerprints[0].encode()
                 )
-            for place, (call, result) in enumerate(pairs):
-                if fingerprints is not None:
-                    overlay.fingerprint(fingerprints[place])
-                if result.source is Source.LOOP:
-                    skipped += 1
-                    continue
-                declared = specs.get(call.name) or _undeclared(call.name)
-                spec = self.effective(task.namespace, declared)
-                normal = self.normal(spec, call.arguments)
-                state = overlay.state(spec.effects, normal.arguments)
-                same = (spec.name, normal.canonical, state.key)
-                made = _Made(
-                    declared=declared,
-                    normal=normal,
-                    arguments=call.arguments,
-                    state_key=state.key,
-                    scenario=task.scenario,
-                    split=task.split,
-                    recorded_at=recorded_at,
-                    occurrence=asked[same],
-                    after=None if fingerprints is None else fingerprints[place + 1],
-                )
-                asked[same] += 1
-                is_kept, is_new = self._record(task.namespace, made, result)
+            for each, result in made:
+                is_kept, is_new = self._record(task.namespace, each, result)
                 kept += is_kept
                 new += is_new
-                skipped += not is_kept
-                if result.error_class is ErrorClass.TRANSIENT:
-                    overlay.uncertain(spec.name, spec.effects, normal.arguments, normal.canonical)
-                elif not result.is_error:
-                    overlay.write(
-                        spec.name,
-                        spec.effects,
-                        normal.arguments,
-                        normal.canonical,
-                        state,
-                        result.text
-                        if self.redactor is None
-                        else self.redactor.text(result.text, echoing=call.arguments),
-                    )
+        skipped = len(pairs) - kept
         return Recorded(calls=kept, new=new, skipped=skipped)
+
+    def _made(
+        self,
+        task: Task,
+        pairs: Sequence[tuple[ToolCall, ToolResult]],
+        recorded_at: float | None,
+        fingerprints: Sequence[str] | None,
+    ) -> list[tuple[_Made, ToolResult]]:
+        """Walk an episode and return where each of its calls stood."""
+        specs = {spec.name: spec for spec in task.tools}
+        overlay = StateOverlay()
+        asked: Counter[tuple[str, bytes, bytes]] = Counter()
+        found = []
+        for place, (call, result) in enumerate(pairs):
+            if fingerprints is not None:
+                overlay.fingerprint(fingerprints[place])
+            if result.source is Source.LOOP:
+                continue
+            declared = specs.get(call.name) or _undeclared(call.name)
+            spec = self.effective(task.namespace, declared)
+            normal = self.normal(spec, call.arguments)
+            state = overlay.state(spec.effects, normal.arguments)
+            same = (spec.name, normal.canonical, state.key)
+            made = _Made(
+                declared=declared,
+                normal=normal,
+                arguments=call.arguments,
+                state_key=state.key,
+                scenario=task.scenario,
+                split=task.split,
+                recorded_at=recorded_at,
+                occurrence=asked[same],
+                after=None if fingerprints is None else fingerprints[place + 1],
+            )
+            asked[same] += 1
+            found.append((made, result))
+            change = (spec.name, spec.effects, normal.arguments, normal.canonical)
+            if result.error_class is ErrorClass.TRANSIENT:
+                overlay.uncertain(*change)
+            elif not result.is_error:
+                text = result.text
+                if self.redactor is not None:
+                    text = self.redactor.text(text, echoing=call.arguments)
+                overlay.write(*change, state, text)
+        return found
 
     @contextlib.contextmanager
     def _all_or_none(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an example to a command's help. `tests/test_cli.py` holds every command to having one."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__doc__ = f"{function.__doc__}\n\nExample:\n\n\b\n    {text}\n"
+        function.__doc__ = (
+            f"{inspect.cleandoc(function.__doc__ or '')}\n\nExample:\n\n\b\n    {text}\n"
+        )
         return function
 
     return add
