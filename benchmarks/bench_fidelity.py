@@ -29,10 +29,10 @@ from typing import Any
 
 from benchmarks.bfcl_gold import Backends, GoldTask, Suite, wheel
 from benchmarks.machine import machine
-from cacherl.cache.draws import Draw
-from cacherl.cache.hit import Scope, Viewpoint
-from cacherl.cache.state import StateOverlay
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.identity.state import StateOverlay
+from cacherl.cache.lookup.draws import Draw
+from cacherl.cache.lookup.hit import Scope, Viewpoint
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, Tier, ToolResult, ToolSpec

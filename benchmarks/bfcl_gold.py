@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cacherl.cache.canonical import canonical_json
+from cacherl.cache.identity.canonical import canonical_json
 from cacherl.core.messages import ToolCall
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
 

@@ -33,11 +33,11 @@ from benchmarks.cache_baselines import (
     timed,
 )
 from benchmarks.cache_workload import HOTELS, SPACE, Call, Catalogue, Hotels
-from cacherl.cache.entry import CacheEntry
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
-from cacherl.cache.tool_cache import Hit, ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import Hit, ToolCache
+from cacherl.cache.storage.entry import CacheEntry
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
 from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Source, Tier, ToolResult, ToolSpec
@@ -164,7 +164,7 @@ def _source_digest() -> str:
     source = Path(SqliteStore.__module__.replace(".", "/")).parent
     root = Path(__file__).parents[1] / "src" / source
     hashed = hashlib.blake2b(str(cache_workload.VERSION).encode(), digest_size=4)
-    for path in sorted(root.glob("*.py")):
+    for path in sorted(root.rglob("*.py")):
         if path.stem in _SHAPES_THE_FILE:
             hashed.update(path.read_bytes())
     return hashed.hexdigest()
@@ -465,7 +465,7 @@ def best_effort_rows(bench: Bench) -> list[Row]:
 
 _OPENING = """
 import json, sys, time
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.lookup.tool_cache import ToolCache
 from benchmarks.cache_workload import HOTELS, SPACE
 def resident(kind):
     for line in open("/proc/self/status"):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.state import NO_WRITES
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.identity.state import NO_WRITES
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, Source, ToolSpec
 

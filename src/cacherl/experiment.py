@@ -20,8 +20,8 @@ import msgspec
 
 from cacherl import __version__
 from cacherl.augment import AugmentOptions
-from cacherl.cache.ledger import MissPolicy
-from cacherl.cache.settings import DrawPolicy
+from cacherl.cache.episodes.ledger import MissPolicy
+from cacherl.cache.lookup.settings import DrawPolicy
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.models import Limits

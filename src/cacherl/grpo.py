@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cacherl.cache.ledger import HIGH_COUPLING, coupling, drawn_of, unsteady
+from cacherl.cache.episodes.ledger import HIGH_COUPLING, coupling, drawn_of, unsteady
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.models import Limits
 from cacherl.core.records import Record

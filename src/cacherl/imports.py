@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from cacherl.agent import run_episode
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import UserMessage

@@ -20,13 +20,13 @@ import msgspec
 
 from cacherl import __version__, wiring
 from cacherl.augment import augment
-from cacherl.cache.audit import require_single_split
-from cacherl.cache.calibrate import calibrate_and_keep
-from cacherl.cache.fidelity import kept_calibration
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.settings import NO_SETTINGS, SETTINGS_NOTE, Settings, load_settings
-from cacherl.cache.snapshot import SnapshotStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.settings import NO_SETTINGS, SETTINGS_NOTE, Settings, load_settings
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.audit import require_single_split
+from cacherl.cache.storage.snapshot import SnapshotStore
+from cacherl.cache.trust.calibrate import calibrate_and_keep
+from cacherl.cache.trust.fidelity import kept_calibration
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
 from cacherl.core.messages import ToolCall

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cacherl.augment import ChatReasoner, FunctionReasoner, Reasoner
-from cacherl.cache.sqlite import Mode
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.sqlite import Mode
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.models import ChatModel
 from cacherl.core.worlds import World

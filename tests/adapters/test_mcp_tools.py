@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from cacherl.adapters.mcp_tools import McpServer, McpTools, McpWorld, error_class_of
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.settings import parse_settings
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.settings import parse_settings
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import DataError, ToolError
 from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import AssistantMessage, ToolCall

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacherl.adapters.redis_store import MAX_BATCH_CALLS, RedisStore
-from cacherl.cache.entry import RecordedCall
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import RecordedCall
 from cacherl.core.errors import CacheError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tools import Tier

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.fidelity import Calibration, Unit
-from cacherl.cache.portable import export
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.portable import export
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
+from cacherl.cache.trust.fidelity import Calibration, Unit
 from cacherl.core.errors import CacheError
 from cacherl.core.tools import ToolSpec
 from tests.cache.recordings import SPACE

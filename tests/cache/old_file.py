@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from cacherl.cache.entry import RecordedCall
-from cacherl.cache.key import CANON_VERSION
+from cacherl.cache.identity.key import CANON_VERSION
+from cacherl.cache.storage.entry import RecordedCall
 from tests.cache.recordings import GET, SPACE, recorded
 
 _TABLES = """

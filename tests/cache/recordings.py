@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from cacherl.cache.entry import Observation, RecordedCall
-from cacherl.cache.state import NO_WRITES
+from cacherl.cache.identity.state import NO_WRITES
+from cacherl.cache.storage.entry import Observation, RecordedCall
 from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from cacherl.cache.audit import (
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.audit import (
     Audit,
     Kind,
     Severity,
@@ -20,7 +21,6 @@ from cacherl.cache.audit import (
     open_for_evaluation,
     require_single_split,
 )
-from cacherl.cache.tool_cache import ToolCache
 from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from cacherl.core.jsonl import write_jsonl

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cacherl.cache.settings import Settings
+from cacherl.cache.lookup.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs/cache.md").read_text(encoding="utf-8")
 

@@ -14,14 +14,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.calibrate import (
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.lookup.settings import Compare, DrawPolicy, Settings, ToolRules
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.matching.nearest import LooseIndex, ToolIndex
+from cacherl.cache.storage.store import MemoryStore
+from cacherl.cache.trust.calibrate import (
     Stated,
     calibrate,
     calibrate_and_keep,
     estimates_of,
     reliability_of,
 )
-from cacherl.cache.fidelity import (
+from cacherl.cache.trust.fidelity import (
     Calibration,
     Estimate,
     Knots,
@@ -30,13 +36,7 @@ from cacherl.cache.fidelity import (
     Unit,
     kept_calibration,
 )
-from cacherl.cache.leave_one_out import LeavingIndex, Outcome
-from cacherl.cache.nearest import LooseIndex, ToolIndex
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.settings import Compare, DrawPolicy, Settings, ToolRules
-from cacherl.cache.store import MemoryStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.trust.leave_one_out import LeavingIndex, Outcome
 from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
@@ -645,8 +645,8 @@ def test_using_a_calibration_does_not_load_scikit_learn_and_making_one_says_what
     """Rollout workers have no scikit-learn, and a laptop without it gets one clear line."""
     code = (
         "import sys; sys.modules['sklearn'] = None\n"
-        "from cacherl.cache.calibrate import calibrate\n"
-        "from cacherl.cache.tool_cache import ToolCache\n"
+        "from cacherl.cache.trust.calibrate import calibrate\n"
+        "from cacherl.cache.lookup.tool_cache import ToolCache\n"
         "from cacherl.core.errors import MissingExtraError\n"
         "try: calibrate(ToolCache.open(':memory:'), made_at=0.0)\n"
         "except MissingExtraError as error: print(error)\n"

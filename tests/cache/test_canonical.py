@@ -9,7 +9,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.canonical import canonical_json, decode_canonical
+from cacherl.cache.identity.canonical import canonical_json, decode_canonical
 
 SAFE = 2**53 - 1
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cacherl.cache.cleaning import Collected, GcRules, gc
-from cacherl.cache.entry import Observation
-from cacherl.cache.merge import merge_store
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore
+from cacherl.cache.storage.entry import Observation
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore
+from cacherl.cache.upkeep.cleaning import Collected, GcRules, gc
+from cacherl.cache.upkeep.merge import merge_store
 from cacherl.core.errors import CacheError, RecipeError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source

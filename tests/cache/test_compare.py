@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.compare import agreement, differing_paths
-from cacherl.cache.entry import Observation
-from cacherl.cache.settings import Compare
+from cacherl.cache.lookup.settings import Compare
+from cacherl.cache.storage.entry import Observation
+from cacherl.cache.trust.compare import agreement, differing_paths
 from cacherl.core.tools import ErrorClass
 from tests.cache.recordings import seen
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from cacherl.cache.canonical import canonical_json
-from cacherl.cache.diff import diff, diff_files
-from cacherl.cache.portable import export
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.identity.canonical import canonical_json
+from cacherl.cache.storage.portable import export
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import MemoryStore
+from cacherl.cache.upkeep.diff import diff, diff_files
 from cacherl.core.tools import ErrorClass
 from tests.cache.caches import built, entry, file_with
 from tests.cache.recordings import GET, recorded, seen

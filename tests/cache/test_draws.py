@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.draws import Draw, alternatives, pick, shared
-from cacherl.cache.entry import Kept
-from cacherl.cache.episode import Episode
-from cacherl.cache.ledger import HIGH_COUPLING, Ledger, coupling, drawn_of
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.settings import DrawPolicy, Settings, ToolRules
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.episode import Episode
+from cacherl.cache.episodes.ledger import HIGH_COUPLING, Ledger, coupling, drawn_of
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.draws import Draw, alternatives, pick, shared
+from cacherl.cache.lookup.settings import DrawPolicy, Settings, ToolRules
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import Kept
 from cacherl.core.tools import ToolResult
 from cacherl.grpo import Scale, coupled_shares, coupling_note, metrics_of
 from cacherl.rollout import Rollout, ledger_of
@@ -122,9 +122,9 @@ def test_the_latest_is_by_time_and_then_by_order() -> None:
 
 PINNED = "fghhhhhebeefhchehcefccfg"
 SCRIPT = """
-from cacherl.cache.draws import Draw, pick
-from cacherl.cache.entry import Kept, Observation
-from cacherl.cache.settings import DrawPolicy
+from cacherl.cache.lookup.draws import Draw, pick
+from cacherl.cache.storage.entry import Kept, Observation
+from cacherl.cache.lookup.settings import DrawPolicy
 pool = [
     Kept(observation=Observation(text=t, source="live", scenario="s", split="train"), times=n + 1)
     for n, t in enumerate("abcdefgh")

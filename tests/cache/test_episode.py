@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.cache.entry import CacheEntry, RecordedCall
-from cacherl.cache.episode import Episode, EpisodeOptions, current_episode
-from cacherl.cache.ledger import Ledger, LedgerRow, MissPolicy
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.settings import Settings, ToolRules
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.episode import Episode, EpisodeOptions, current_episode
+from cacherl.cache.episodes.ledger import Ledger, LedgerRow, MissPolicy
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.settings import Settings, ToolRules
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import CacheEntry, RecordedCall
+from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.cache.filesystem import ALLOW, is_shared, kind_of, refuse_shared
-from cacherl.cache.sqlite import SqliteStore
+from cacherl.cache.storage.filesystem import ALLOW, is_shared, kind_of, refuse_shared
+from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.core.errors import CacheError
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw

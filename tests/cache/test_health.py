@@ -10,12 +10,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from cacherl.cache import rows
-from cacherl.cache.entry import CacheEntry
-from cacherl.cache.freeze import freeze
-from cacherl.cache.health import repair, verify
-from cacherl.cache.snapshot import SnapshotStore
-from cacherl.cache.sqlite import SqliteStore
+from cacherl.cache.storage import rows
+from cacherl.cache.storage.entry import CacheEntry
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.health import repair, verify
+from cacherl.cache.storage.snapshot import SnapshotStore
+from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from tests.cache.old_file import old_file

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache import match
-from cacherl.cache.entry import CacheEntry, Kept
-from cacherl.cache.kinds import (
+from cacherl.cache.identity.kinds import (
     MAX_PATHS,
     MAX_SAMPLED,
     Origin,
@@ -25,7 +23,9 @@ from cacherl.cache.kinds import (
     sampled,
     values_of,
 )
-from cacherl.cache.normalise import Kind, plan_of
+from cacherl.cache.identity.normalise import Kind, plan_of
+from cacherl.cache.matching import match
+from cacherl.cache.storage.entry import CacheEntry, Kept
 from cacherl.core.tools import ToolSpec
 from tests.cache.recordings import recorded, seen
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.entry import Observation
-from cacherl.cache.episode import Episode
-from cacherl.cache.ledger import MissPolicy
-from cacherl.cache.live import RecordMode, SingleFlight
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.episode import Episode
+from cacherl.cache.episodes.ledger import MissPolicy
+from cacherl.cache.episodes.live import RecordMode, SingleFlight
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import Observation
 from cacherl.core.errors import CacheError, RecipeError, ToolError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split

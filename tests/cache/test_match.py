@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache import match
-from cacherl.cache.match import text_profile
-from cacherl.cache.normalise import Shape, plan_of
+from cacherl.cache.identity.normalise import Shape, plan_of
+from cacherl.cache.matching import match
+from cacherl.cache.matching.match import text_profile
 from cacherl.core.records import JsonObject
 from cacherl.core.tools import Effects, ToolSpec
 

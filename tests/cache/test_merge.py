@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from cacherl.cache.entry import MAX_DISTINCT, CacheEntry, Kept, Observation
-from cacherl.cache.merge import import_file, merge, merge_store
-from cacherl.cache.portable import export
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.storage.entry import MAX_DISTINCT, CacheEntry, Kept, Observation
+from cacherl.cache.storage.portable import export
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import MemoryStore
+from cacherl.cache.upkeep.merge import import_file, merge, merge_store
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Source, ToolSpec
@@ -269,8 +269,8 @@ def test_a_damaged_export_merges_nothing_and_a_missing_source_makes_no_file(
 _KILLED = """
 import sys, time
 from pathlib import Path
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.merge import merge_store
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.upkeep.merge import merge_store
 
 class Slow(SqliteStore):
     def entries(self):

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache import match, nearest
-from cacherl.cache.entry import RecordedCall
-from cacherl.cache.freeze import freeze
-from cacherl.cache.key import digest
-from cacherl.cache.nearest import LooseIndex, Neighbour, ToolIndex
-from cacherl.cache.normalise import Plan, plan_of
-from cacherl.cache.snapshot import SnapshotStore
-from cacherl.cache.state import NO_WRITES
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.identity.key import digest
+from cacherl.cache.identity.normalise import Plan, plan_of
+from cacherl.cache.identity.state import NO_WRITES
+from cacherl.cache.matching import match, nearest
+from cacherl.cache.matching.nearest import LooseIndex, Neighbour, ToolIndex
+from cacherl.cache.storage.entry import RecordedCall
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.snapshot import SnapshotStore
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, ErrorClass, ToolSpec

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.normalise import Kind, Rule, plan_of
+from cacherl.cache.identity.normalise import Kind, Rule, plan_of
 from cacherl.core.errors import DataError
 from cacherl.core.records import JsonObject
 from cacherl.core.schema import argument_problem

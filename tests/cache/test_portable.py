@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cacherl.cache.canonical import canonical_json
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.merge import import_file
-from cacherl.cache.portable import export, is_export, read_export
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
+from cacherl.cache.identity.canonical import canonical_json
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.portable import export, is_export, read_export
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
+from cacherl.cache.upkeep.merge import import_file
 from cacherl.core.errors import DataError, MissingExtraError, RecipeError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source
@@ -445,8 +445,8 @@ def test_without_pyarrow_parquet_names_what_to_install(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['pyarrow'] = None\n"
         "from pathlib import Path\n"
-        "from cacherl.cache.portable import export\n"
-        "from cacherl.cache.store import MemoryStore\n"
+        "from cacherl.cache.storage.portable import export\n"
+        "from cacherl.cache.storage.store import MemoryStore\n"
         "export(MemoryStore(), Path('a.jsonl'))\n"
         "export(MemoryStore(), Path('a.parquet'))\n"
     )

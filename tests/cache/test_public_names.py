@@ -24,18 +24,18 @@ def run(script: str) -> str:
 def test_every_module_of_the_room_stands_in_its_table_once() -> None:
     """A newcomer finds the place of a change in the table alone."""
     told = re.findall(r"^    (\w+)  +\S", cacherl.cache.__doc__ or "", flags=re.MULTILINE)
-    there = [path.stem for path in Path(cacherl.cache.__file__).parent.glob("*.py")]
+    there = [path.stem for path in Path(cacherl.cache.__file__).parent.rglob("*.py")]
 
     assert sorted(told) == sorted(name for name in there if name != "__init__")
 
 
-@pytest.mark.parametrize("before", ["", "import cacherl.cache.cached_tool\n"])
+@pytest.mark.parametrize("before", ["", "import cacherl.cache.episodes.cached_tool\n"])
 def test_public_names_are_there_whatever_was_imported_before(before: str) -> None:
     """`cached_tool` is a function, though a module has its name."""
     names = ", ".join(cacherl.cache.__all__)
     said = run(f"{before}from cacherl.cache import {names}\nprint(cached_tool.__module__, Draw())")
 
-    assert said.startswith("cacherl.cache.cached_tool Draw(")
+    assert said.startswith("cacherl.cache.episodes.cached_tool Draw(")
     for name in cacherl.cache.__all__:
         assert getattr(cacherl.cache, name).__name__ == name
 
@@ -47,6 +47,6 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 def test_the_command_line_does_not_load_what_lookups_need() -> None:
     """`cacherl --help` would take twice as long."""
-    script = "import sys, cacherl.cli; print(*({'numpy', 'cacherl.cache.tool_cache'} & set(sys.modules)))"
+    script = "import sys, cacherl.cli; print(*({'numpy', 'cacherl.cache.lookup.tool_cache'} & set(sys.modules)))"
 
     assert run(script) == ""

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacherl.cache.ledger import MissPolicy
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.ledger import MissPolicy
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.messages import ToolCall
 from cacherl.core.tools import UNDECLARED, Effects, Tier, ToolSpec
 from tests.cache.recordings import call, result, task, trajectory

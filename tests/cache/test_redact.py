@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cacherl.cache.entry import Observation
-from cacherl.cache.redact import (
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.redact import (
     KEY_VARIABLE,
     NOTE,
     Redactor,
@@ -29,7 +29,7 @@ from cacherl.cache.redact import (
     redact_into,
     redactor_of,
 )
-from cacherl.cache.sensitive import (
+from cacherl.cache.safety.sensitive import (
     PLACEHOLDER,
     Found,
     Profile,
@@ -38,9 +38,9 @@ from cacherl.cache.sensitive import (
     is_iban,
     luhn,
 )
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import MemoryStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.storage.entry import Observation
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, Source, Tier, ToolSpec
@@ -395,7 +395,7 @@ def test_one_secret_has_one_placeholder_wherever_it_stands(redactor: Redactor) -
 def test_placeholders_depend_on_the_key_alone() -> None:
     """Every process and every hash seed must come to the same, and no other key may."""
     script = (
-        "from cacherl.cache.redact import Profile, Redactor;"
+        "from cacherl.cache.safety.redact import Profile, Redactor;"
         "print(Redactor(Profile(name='personal'), bytes(range(32))).text("
         "'mia@example.com password=hunter22'))"
     )
@@ -540,7 +540,7 @@ def test_the_key_is_its_owners_alone(tmp_path: Path) -> None:
 def test_processes_that_make_a_key_at_once_share_it(tmp_path: Path) -> None:
     """Eight recorders start on one new cache."""
     script = (
-        "import sys, pathlib; from cacherl.cache.redact import make_key;"
+        "import sys, pathlib; from cacherl.cache.safety.redact import make_key;"
         "print(make_key(pathlib.Path(sys.argv[1])).hex())"
     )
     started = [

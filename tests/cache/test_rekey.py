@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from cacherl.cache.entry import CacheEntry, Observation, RecordedCall
-from cacherl.cache.merge import import_file, merge_store
-from cacherl.cache.portable import export
-from cacherl.cache.rekey import rekey
-from cacherl.cache.settings import Settings, ToolRules
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.lookup.settings import Settings, ToolRules
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import CacheEntry, Observation, RecordedCall
+from cacherl.cache.storage.portable import export
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
+from cacherl.cache.upkeep.merge import import_file, merge_store
+from cacherl.cache.upkeep.rekey import rekey
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, ErrorClass, Tier, ToolSpec
@@ -357,7 +357,7 @@ def test_an_export_of_older_rules_is_imported_under_todays(tmp_path: Path) -> No
 
 def resigned(lines: list[bytes], canon: str) -> bytes:
     """Return an export as another version of the rules would have written it."""
-    from cacherl.cache import portable
+    from cacherl.cache.storage import portable
     from cacherl.core.jsonl import encode_line
 
     tally = portable._Tally()

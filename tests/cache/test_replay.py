@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cacherl.cache.ledger import MissPolicy
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.readdress import readdress
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.ledger import MissPolicy
+from cacherl.cache.episodes.readdress import readdress
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split

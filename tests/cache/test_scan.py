@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cacherl.cache.audit import require_single_split
-from cacherl.cache.redact import key_path, redact_file
-from cacherl.cache.scan import Allowed, excerpt, read_allowed, scan_jsonl, scan_store
-from cacherl.cache.sensitive import Profile
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.audit import require_single_split
+from cacherl.cache.safety.redact import key_path, redact_file
+from cacherl.cache.safety.scan import Allowed, excerpt, read_allowed, scan_jsonl, scan_store
+from cacherl.cache.safety.sensitive import Profile
+from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cli import main
 from cacherl.core.errors import CacheError, RecipeError
 from cacherl.core.tasks import Split

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.settings import (
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.lookup.settings import (
     NO_SETTINGS,
     Compare,
     DrawPolicy,

@@ -17,13 +17,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.entry import MAX_DISTINCT, CacheEntry, Observation, RecordedCall, merged
-from cacherl.cache.freeze import FrozenSummary, freeze
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.snapshot import SnapshotStore, is_snapshot
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
-from cacherl.cache.tool_cache import Draw, Scope, ToolCache, Viewpoint
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.lookup.tool_cache import Draw, Scope, ToolCache, Viewpoint
+from cacherl.cache.storage.entry import MAX_DISTINCT, CacheEntry, Observation, RecordedCall, merged
+from cacherl.cache.storage.freeze import FrozenSummary, freeze
+from cacherl.cache.storage.snapshot import SnapshotStore, is_snapshot
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
 from cacherl.cli import main
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
@@ -253,8 +253,8 @@ def test_a_snapshot_freezes_to_itself(tmp_path: Path) -> None:
 _ONE_ID = """
 import sys
 from pathlib import Path
-from cacherl.cache.freeze import freeze
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.store import MemoryStore
 from tests.cache.recordings import SEARCH, SPACE, recorded, seen
 store = MemoryStore()
 store.put_tool(SPACE, SEARCH)

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from cacherl.cache.entry import CacheEntry, RecordedCall, merged
-from cacherl.cache.freeze import freeze
-from cacherl.cache.nearest import Neighbour
-from cacherl.cache.normalise import plan_of
-from cacherl.cache.snapshot import SnapshotStore, is_snapshot
-from cacherl.cache.snapshot_format import HEAD, Part
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.identity.normalise import plan_of
+from cacherl.cache.matching.nearest import Neighbour
+from cacherl.cache.storage.entry import CacheEntry, RecordedCall, merged
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.snapshot import SnapshotStore, is_snapshot
+from cacherl.cache.storage.snapshot_format import HEAD, Part
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from tests.cache.recordings import GET, SEARCH, SPACE, recorded, seen
@@ -220,8 +220,8 @@ def test_a_newer_snapshot_is_refused_in_one_line(healthy: Answers, tmp_path: Pat
 _FREEZE = """
 import sys, time
 from pathlib import Path
-from cacherl.cache.freeze import freeze
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.store import MemoryStore
 from tests.cache.recordings import recorded, seen
 store = MemoryStore()
 for number in range(4100):
@@ -258,8 +258,8 @@ def test_a_killed_freeze_leaves_the_old_snapshot(tmp_path: Path, stage: str) -> 
 _FULL = """
 import resource, sys
 from pathlib import Path
-from cacherl.cache.freeze import freeze
-from cacherl.cache.store import MemoryStore
+from cacherl.cache.storage.freeze import freeze
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError
 from tests.cache.recordings import recorded, seen
 store = MemoryStore()

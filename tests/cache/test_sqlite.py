@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cacherl.cache import rows
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.health import verify
-from cacherl.cache.key import CANON_VERSION
-from cacherl.cache.rows import SCHEMA_VERSION
-from cacherl.cache.sqlite import Mode, SqliteStore
+from cacherl.cache.identity.key import CANON_VERSION
+from cacherl.cache.storage import rows
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.health import verify
+from cacherl.cache.storage.rows import SCHEMA_VERSION
+from cacherl.cache.storage.sqlite import Mode, SqliteStore
 from cacherl.core.errors import CacheError
 from tests.cache.old_file import old_call, old_file, old_texts
 from tests.cache.recordings import GET, SPACE, recorded, seen

@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cacherl.cache.entry import CacheEntry, RecordedCall
-from cacherl.cache.health import repair, verify
-from cacherl.cache.migrate import migrate
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import MemoryStore
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.storage.entry import CacheEntry, RecordedCall
+from cacherl.cache.storage.health import repair, verify
+from cacherl.cache.storage.migrate import migrate
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Tier
@@ -398,9 +398,9 @@ def test_a_read_only_mount_can_be_read(tmp_path: Path) -> None:
         "mount --bind disk disk; mount -o remount,ro,bind disk",
         """
         from pathlib import Path
-        from cacherl.cache.health import verify
-        from cacherl.cache.migrate import migrate
-        from cacherl.cache.sqlite import SqliteStore
+        from cacherl.cache.storage.health import verify
+        from cacherl.cache.storage.migrate import migrate
+        from cacherl.cache.storage.sqlite import SqliteStore
         from cacherl.core.errors import CacheError
         path = Path("disk/tools.cache")
         store = SqliteStore(path)

@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.cache.canonical import canonical_json
-from cacherl.cache.state import EVERYTHING, NO_WRITES, Resource, StateOverlay, resources
+from cacherl.cache.identity.canonical import canonical_json
+from cacherl.cache.identity.state import EVERYTHING, NO_WRITES, Resource, StateOverlay, resources
 from cacherl.core.tools import UNDECLARED, Effects
 
 READ = Effects(reads=("order:{order_id}",))

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cacherl.cache.entry import MAX_DISTINCT, CacheEntry, Kept, Observation, RecordedCall
-from cacherl.cache.sqlite import SqliteStore
-from cacherl.cache.store import CacheStore, MemoryStore
+from cacherl.cache.storage.entry import MAX_DISTINCT, CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.sqlite import SqliteStore
+from cacherl.cache.storage.store import CacheStore, MemoryStore
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass
 from tests.cache.recordings import CANCEL, GET, SPACE, recorded, seen

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cacherl.cache.tool_cache import Draw, Hit, Scope, ToolCache, Viewpoint
+from cacherl.cache.lookup.tool_cache import Draw, Hit, Scope, ToolCache, Viewpoint
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolSpec
@@ -238,7 +238,7 @@ def test_draws_spread_over_the_observations_by_how_often_they_were_made(cache: T
 
 
 DRAWS = """
-from cacherl.cache.tool_cache import Draw
+from cacherl.cache.lookup.tool_cache import Draw
 places = [(s, r, o) for s in range(3) for r in range(9) for o in range(3)]
 print([Draw(seed=s, rollout=r, occurrence=o).place(b"key", 7) for s, r, o in places])
 """

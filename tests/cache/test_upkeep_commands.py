@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cacherl.cache.sqlite import SqliteStore
+from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cli import main
 from tests.cache.caches import calibration, entry, file_with
 from tests.cache.recordings import recorded, seen

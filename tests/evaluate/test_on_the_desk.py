@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.tool_cache import ToolCache
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.models import Limits
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Tier

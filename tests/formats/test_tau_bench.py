@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cacherl.cache.replay import ReplayTools
-from cacherl.cache.state import StateOverlay
-from cacherl.cache.tool_cache import Draw, ToolCache, Viewpoint
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.identity.state import StateOverlay
+from cacherl.cache.lookup.tool_cache import Draw, ToolCache, Viewpoint
 from cacherl.core.errors import DataError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall, ToolMessage
 from cacherl.core.tasks import Split, Task

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from cacherl.agent import run_episode
-from cacherl.cache.fidelity import (
+from cacherl.cache.trust.fidelity import (
     Bin,
     Calibration,
     Estimate,

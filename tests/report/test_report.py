@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cacherl.cache.fidelity import Calibration
+from cacherl.cache.trust.fidelity import Calibration
 from cacherl.core.messages import AssistantMessage, ToolMessage, UserMessage
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.report import Curve, ModelReport, ReportData, Transcript, render_report, write_report

@@ -26,11 +26,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from cacherl.cache.entry import CacheEntry, Kept, Observation, RecordedCall, grown, merged
-from cacherl.cache.key import CANON_VERSION
-from cacherl.cache.nearest import LooseIndex
-from cacherl.cache.normalise import Plan
-from cacherl.cache.sqlite import Mode
+from cacherl.cache.identity.key import CANON_VERSION
+from cacherl.cache.identity.normalise import Plan
+from cacherl.cache.matching.nearest import LooseIndex
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall, grown, merged
+from cacherl.cache.storage.sqlite import Mode
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ToolSpec

@@ -278,8 +278,8 @@ def eval_command(
     MODEL is a folder, a Hugging Face id, openai:NAME or openai:NAME@URL, or expert.
     """
     from cacherl import wiring
-    from cacherl.cache.audit import open_for_evaluation
-    from cacherl.cache.replay import ReplayTools
+    from cacherl.cache.episodes.replay import ReplayTools
+    from cacherl.cache.safety.audit import open_for_evaluation
     from cacherl.core.errors import RecipeError
     from cacherl.core.tasks import Task
     from cacherl.core.tools import Tools

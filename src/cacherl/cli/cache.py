@@ -13,8 +13,8 @@ from rich.table import Table
 from cacherl.cli.terminal import FILE, JSON, Group, as_json, example
 
 if TYPE_CHECKING:
-    from cacherl.cache.queries import Difference, Explained, Limit
-    from cacherl.cache.tool_views import ToolView
+    from cacherl.cache.lookup.queries import Difference, Explained, Limit
+    from cacherl.cache.lookup.tool_views import ToolView
 
 
 @click.group(cls=Group)
@@ -29,7 +29,7 @@ def cache() -> None:
 @example("cacherl cache stats runs/quickstart/cache/train.sqlite")
 def cache_stats(path: str, json_out: bool) -> None:
     """Count what is recorded in PATH, per tool; every checksum is verified on the way."""
-    from cacherl.cache.queries import stats
+    from cacherl.cache.lookup.queries import stats
     from cacherl.wiring import open_cache
 
     found = stats(path, open_cache=open_cache)
@@ -92,7 +92,7 @@ def cache_lookup(
     json_out: bool,
 ) -> None:
     """Look up one call in PATH: TOOL with ARGUMENTS (a JSON object), or a whole CALL as JSON."""
-    from cacherl.cache.queries import lookup
+    from cacherl.cache.lookup.queries import lookup
     from cacherl.wiring import open_cache
 
     hit = lookup(
@@ -143,7 +143,7 @@ def cache_explain(
 
     The call is TOOL with ARGUMENTS (a JSON object), or a whole CALL as JSON.
     """
-    from cacherl.cache.queries import explain
+    from cacherl.cache.lookup.queries import explain
     from cacherl.wiring import open_cache
 
     found = explain(
@@ -258,7 +258,7 @@ def cache_tools(
 
     To correct it: --write a file, edit it, look again with --settings, then --apply.
     """
-    from cacherl.cache.queries import apply, tools, write_starter
+    from cacherl.cache.lookup.queries import apply, tools, write_starter
     from cacherl.core.errors import RecipeError
     from cacherl.wiring import open_cache
 

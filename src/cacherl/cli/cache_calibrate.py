@@ -14,7 +14,7 @@ from cacherl.cli.cache import cache
 from cacherl.cli.terminal import FILE, JSON, as_json, example
 
 if TYPE_CHECKING:
-    from cacherl.cache.fidelity import Calibration, Estimate
+    from cacherl.cache.trust.fidelity import Calibration, Estimate
 
 _SHOWN = 40
 
@@ -43,8 +43,8 @@ def cache_calibrate(
     Hits carry their fidelity from then on. A run calibrates its own cache, and its rewards may follow
     that: `[reward] trust = "calibrated"` in the recipe.
     """
-    from cacherl.cache.calibrate import PER_TOOL, calibrate_named
-    from cacherl.cache.fidelity import Unit
+    from cacherl.cache.trust.calibrate import PER_TOOL, calibrate_named
+    from cacherl.cache.trust.fidelity import Unit
     from cacherl.wiring import open_cache
 
     found = calibrate_named(

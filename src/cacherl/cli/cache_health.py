@@ -23,7 +23,7 @@ def cache_verify(path: Path, json_out: bool) -> None:
 
     Exit code 1 where something is.
     """
-    from cacherl.cache.health import verify
+    from cacherl.cache.storage.health import verify
 
     found = verify(path)
     if json_out:
@@ -56,7 +56,7 @@ def cache_repair(path: Path, out: Path, json_out: bool) -> None:
 
     PATH, a cache file or a snapshot, stays as it is.
     """
-    from cacherl.cache.health import repair
+    from cacherl.cache.storage.health import repair
 
     found = repair(path, out)
     if json_out:
@@ -79,7 +79,7 @@ def cache_migrate(path: Path, json_out: bool) -> None:
 
     Killed, it leaves the old file or the new one.
     """
-    from cacherl.cache.migrate import migrate
+    from cacherl.cache.storage.migrate import migrate
 
     found = migrate(path)
     if json_out:

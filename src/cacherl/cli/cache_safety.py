@@ -48,8 +48,8 @@ def cache_scan(
 
     Exits with 1 where something is found. Never shows what it found, only where and of what kind.
     """
-    from cacherl.cache.scan import is_jsonl, read_allowed, scan_jsonl, scan_store
-    from cacherl.cache.sensitive import Profile
+    from cacherl.cache.safety.scan import is_jsonl, read_allowed, scan_jsonl, scan_store
+    from cacherl.cache.safety.sensitive import Profile
     from cacherl.wiring import open_cache
 
     profile = Profile(name="personal" if personal else "secrets", fields=fields)
@@ -101,8 +101,8 @@ def cache_redact(
     The key of the placeholders is CACHERL_REDACTION_KEY, or made and kept in OUT.redaction-key: keep
     it to look up real values in OUT, and never publish it.
     """
-    from cacherl.cache.redact import redact_file
-    from cacherl.cache.sensitive import Profile
+    from cacherl.cache.safety.redact import redact_file
+    from cacherl.cache.safety.sensitive import Profile
     from cacherl.wiring import open_cache
 
     profile = Profile(name="personal" if personal else "secrets", fields=fields)
@@ -149,8 +149,8 @@ def cache_audit(context: click.Context, training: str, holdout: str, json_out: b
     Exits with 1 on a leak: something reachable only through what is held out. What training
     scenarios answered by themselves is shared data, and only counted.
     """
-    from cacherl.cache.audit import Kind, Severity, audit, held_out_cache, held_out_tasks
-    from cacherl.cache.scan import is_jsonl
+    from cacherl.cache.safety.audit import Kind, Severity, audit, held_out_cache, held_out_tasks
+    from cacherl.cache.safety.scan import is_jsonl
     from cacherl.core.jsonl import read_jsonl
     from cacherl.core.tasks import Task
     from cacherl.reward.answer import says

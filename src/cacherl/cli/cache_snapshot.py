@@ -27,7 +27,7 @@ def cache_freeze(source: str, target: Path, compress: str, json_out: bool) -> No
 
     The same recordings give the same id. Killed, it leaves an older SNAPSHOT as it was.
     """
-    from cacherl.cache.freeze import freeze_cache
+    from cacherl.cache.storage.freeze import freeze_cache
     from cacherl.wiring import open_cache
 
     with open_cache(source) as opened:

@@ -15,7 +15,7 @@ from cacherl.core.tasks import Split
 from cacherl.core.tools import Source
 
 if TYPE_CHECKING:
-    from cacherl.cache.merge import Merged
+    from cacherl.cache.upkeep.merge import Merged
 
 _SHOWN = 5
 _DROPPED = "! the calibration was dropped: it was of other recordings than these"
@@ -35,7 +35,7 @@ def cache_merge(out: Path, sources: tuple[str, ...], json_out: bool) -> None:
 
     The order does not matter, and merging again adds nothing. Killed, run it again.
     """
-    from cacherl.cache.merge import merge
+    from cacherl.cache.upkeep.merge import merge
     from cacherl.wiring import open_cache
 
     _tell_merged(merge(out, sources, open_cache=open_cache), json_out)
@@ -48,14 +48,14 @@ def cache_merge(out: Path, sources: tuple[str, ...], json_out: bool) -> None:
 @example("cacherl cache import train.jsonl train.sqlite")
 def cache_import(file: Path, path: str, json_out: bool) -> None:
     """Read the export FILE (.jsonl or .parquet) into the cache PATH: all of it or nothing."""
-    from cacherl.cache.merge import import_file
+    from cacherl.cache.upkeep.merge import import_file
     from cacherl.wiring import open_cache
 
     _tell_merged(import_file(file, path, open_cache=open_cache), json_out)
 
 
 def _tell_merged(found: Merged, json_out: bool) -> None:
-    from cacherl.cache.redact import KEY_VARIABLE, key_path
+    from cacherl.cache.safety.redact import KEY_VARIABLE, key_path
 
     if json_out:
         click.echo(as_json(found))
@@ -107,7 +107,7 @@ def _tell_merged(found: Merged, json_out: bool) -> None:
 @click.pass_context
 def cache_diff(context: click.Context, a: str, b: str, fail_on: str | None, json_out: bool) -> None:
     """Compare the caches A and B, call by call; --json lists every call that differs."""
-    from cacherl.cache.diff import diff_files
+    from cacherl.cache.upkeep.diff import diff_files
     from cacherl.wiring import open_cache
 
     found = diff_files(a, b, limit=None if json_out else _SHOWN, open_cache=open_cache)
@@ -176,8 +176,8 @@ def cache_gc(
 
     Without --apply nothing is changed. Never while rollouts read the cache.
     """
-    from cacherl.cache.cleaning import GcRules, gc_file
-    from cacherl.cache.tool_cache import wall_clock
+    from cacherl.cache.lookup.tool_cache import wall_clock
+    from cacherl.cache.upkeep.cleaning import GcRules, gc_file
     from cacherl.wiring import open_cache
 
     rules = GcRules(
@@ -227,8 +227,8 @@ def cache_rekey(
     path: str, settings: Path | None, keep_states: bool, dry_run: bool, json_out: bool
 ) -> None:
     """Move the recordings in PATH to where today's normalisation rules look for them."""
-    from cacherl.cache.rekey import rekey_file
-    from cacherl.cache.settings import load_settings
+    from cacherl.cache.lookup.settings import load_settings
+    from cacherl.cache.upkeep.rekey import rekey_file
     from cacherl.wiring import open_cache
 
     found = rekey_file(
@@ -274,7 +274,7 @@ def cache_rekey(
 @example("cacherl cache export train.sqlite train.parquet")
 def cache_export(path: str, file: Path, json_out: bool) -> None:
     """Write the cache PATH to FILE, a .jsonl or a .parquet: equal caches make equal bytes."""
-    from cacherl.cache.merge import export_file
+    from cacherl.cache.upkeep.merge import export_file
     from cacherl.wiring import open_cache
 
     found = export_file(path, file, open_cache=open_cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacherl.cache.fidelity import Calibration
+from cacherl.cache.trust.fidelity import Calibration
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory

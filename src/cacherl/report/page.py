@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cacherl.cache.fidelity import Calibration, Estimate
+from cacherl.cache.trust.fidelity import Calibration, Estimate
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.messages import (

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cacherl.cache.fidelity import Bin
+from cacherl.cache.trust.fidelity import Bin
 from cacherl.core.errors import MissingExtraError
 from cacherl.metrics import GroupScore, Interval
 from cacherl.report.data import Curve

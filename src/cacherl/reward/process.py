@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cacherl.cache.normalise import plan_of
+from cacherl.cache.identity.normalise import plan_of
 from cacherl.core.messages import AssistantMessage, Call, ToolCall
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.schema import argument_problem

@@ -1,0 +1,1 @@
+"""Which calls are the same call, and in which state they stand."""

@@ -1,0 +1,1 @@
+"""The most trustworthy recorded answer, and what a cache says of itself."""

@@ -1,0 +1,1 @@
+"""Which other recording may stand in for a call that was not recorded."""

@@ -1,0 +1,1 @@
+"""What must not be seen, and by whom: secrets, personal data, held-out answers."""

@@ -1,0 +1,1 @@
+"""Where recordings are, whole or not, on one machine or carried between them."""

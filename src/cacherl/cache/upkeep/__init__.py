@@ -1,0 +1,1 @@
+"""Recordings after they were made: merged, compared, dropped, moved."""
