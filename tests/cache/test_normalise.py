@@ -95,6 +95,11 @@ def test_harmless_differences_make_no_other_call(
         ({"sql": "SELECT  1"}, {"sql": "SELECT 1"}),
         ({"after": "2024-05-01T10:00:00Z"}, {"after": "2024-05-01T10:00:00+01:00"}),
         ({"unknown": 1}, {}),
+        ({"other": {"_meta": 1}}, {"other": {}}),
+        ({"other": "a:\n  b: 1"}, {"other": "a:\n b: 1"}),
+        ({"other": "one\ntwo"}, {"other": "one two"}),
+        ({"path": "a  b"}, {"path": "a b"}),
+        ({"limit": "1٣"}, {"limit": 13}),
     ],
 )
 def test_what_the_schema_does_not_excuse_stays_another_call(
@@ -258,3 +263,69 @@ def test_odd_numbers_are_not_taken_for_null(odd: float) -> None:
     gates = {plan.shape({"a": value}).gate for value in (odd, None, 1.5, [odd], [None])}
 
     assert len(gates) == 5
+
+
+@pytest.mark.parametrize(
+    ("due", "writes", "reads"),
+    [
+        ({"type": ["string", "null"]}, True, False),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, True, False),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]}, True, False),
+        ({"description": "when"}, True, False),
+        ({"enum": ["today", None]}, True, False),
+        ({"type": "string"}, False, False),
+        ({"enum": ["today"]}, False, False),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, False, False),
+        ({"type": ["string", "null"], "default": None}, False, False),
+        ({"enum": ["today", None], "default": "today"}, True, True),
+        ({"description": "when", "default": "today"}, True, True),
+        ({"type": "string", "default": "today"}, False, False),
+    ],
+)
+def test_null_is_told_from_nothing_where_it_may_mean_something(
+    due: JsonObject, writes: bool, reads: bool
+) -> None:
+    """A writer that may be given null may clear what it leaves alone otherwise; null is no default."""
+    for effects, differs in ((Effects(writes=("x:{id}",)), writes), (Effects(), reads)):
+        plan = plan_of(
+            ToolSpec(
+                name="update",
+                description="",
+                parameters={"type": "object", "properties": {"id": {}, "due": due}},
+                effects=effects,
+            )
+        )
+        cleared, left = plan.normal({"id": 1, "due": None}), plan.normal({"id": 1})
+        assert (cleared.canonical != left.canonical) == differs
+
+
+@pytest.mark.parametrize(
+    ("place", "written", "other"),
+    [
+        (
+            {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "integer"}},
+            ["10"],
+            [10],
+        ),
+        (
+            {
+                "type": "object",
+                "patternProperties": {"^s": {"type": "string"}},
+                "additionalProperties": {"type": "integer"},
+            },
+            {"s": "10"},
+            {"s": 10},
+        ),
+        ({"enum": ["a b", "a  b"]}, "a b", "a  b"),
+    ],
+)
+def test_places_that_a_schema_describes_twice_are_left_alone(
+    place: JsonObject, written: object, other: object
+) -> None:
+    """What the rest may be says nothing of what stands before it."""
+    plan = plan_of(
+        ToolSpec(
+            name="t", description="", parameters={"type": "object", "properties": {"p": place}}
+        )
+    )
+    assert plan.normal({"p": written}).canonical != plan.normal({"p": other}).canonical

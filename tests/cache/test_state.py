@@ -438,3 +438,26 @@ def test_recorded_fingerprints_are_a_chain_that_replay_can_follow(
             continue
         assert found == (answer, json.dumps(truth.numbers))
         overlay.fingerprint(found[1])
+
+
+def test_an_argument_called_result_is_an_argument() -> None:
+    """What it names is known before the call: a second such write is another call than the first."""
+    grade = Effects(writes=("grade:{result.id}",))
+    overlay, arguments = StateOverlay(), {"result": {"id": "7"}}
+    first = overlay.state(grade, arguments)
+    overlay.write("submit", grade, arguments, canonical_json(arguments), first, "ok")
+
+    assert first.key == NO_WRITES
+    assert overlay.state(grade, arguments).key != NO_WRITES
+    assert overlay.state(grade, {"result": {"id": "8"}}).key == NO_WRITES
+
+
+def test_a_kind_that_an_argument_widens_is_everything() -> None:
+    """A list of all kinds shows whatever was written."""
+    listing = Effects(reads=("{kind}:*",))
+    episode = Episode()
+    episode.write("cancel", WRITE, order_id="A")
+
+    assert episode.key(listing, kind="*") != NO_WRITES
+    assert episode.key(listing, kind="order") != NO_WRITES
+    assert episode.key(listing, kind="article") == NO_WRITES

@@ -171,6 +171,20 @@ def test_a_refusal_that_normalisation_would_have_mended_is_not_recorded(cache: T
     assert text_of(ask(cache, spec, n="10")) == "took 10"
 
 
+@pytest.mark.parametrize("error", [ErrorClass.VALIDATION, ErrorClass.NOT_FOUND, ErrorClass.UNKNOWN])
+def test_what_was_not_found_as_it_was_written_may_be_found_in_normal_form(
+    cache: ToolCache, error: ErrorClass
+) -> None:
+    """No order "A " says nothing of order "A"; a refusal that is not about the arguments stays one."""
+    assert not keep(cache, GET, "no such order", error=error, order_id="A ")
+    assert keep(cache, GET, "not yours", error=ErrorClass.PERMISSION, order_id="B ")
+    assert keep(cache, GET, "no such order", error=error, order_id="C")
+
+    assert ask(cache, GET, order_id="A").tier is not Tier.EXACT
+    assert text_of(ask(cache, GET, order_id="B")) == "not yours"
+    assert text_of(ask(cache, GET, order_id="C")) == "no such order"
+
+
 @pytest.mark.parametrize("query", ["red shoes", "the red shoes", "red boats"])
 def test_other_splits_do_not_exist_under_any_tier(cache: ToolCache, query: str) -> None:
     """A held-out answer that leaks into training makes every figure worthless."""

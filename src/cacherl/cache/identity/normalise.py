@@ -22,7 +22,7 @@ from cacherl.cache.identity.canonical import canonical_json, encode_folded, fold
 from cacherl.core.errors import DataError
 from cacherl.core.records import JsonObject
 from cacherl.core.schema import MAX_DEPTH
-from cacherl.core.tools import Effects, ToolSpec
+from cacherl.core.tools import Effects, ErrorClass, ToolSpec
 
 PLAN_VERSION = "p1"
 """Bump it when kinds, shapes or features change: indexes made before are then built anew."""
@@ -59,9 +59,8 @@ class Rule(enum.StrEnum):
     UNORDERED_SORTED = "unordered array sorted"
 
 
-COERCIONS = frozenset({Rule.NUMBER_FROM_STRING, Rule.ENUM_CASE, Rule.NULL_DROPPED})
-"""Rules that map arguments a strict tool refuses onto ones it accepts: a recorded validation error
-of such a call says nothing about its normal form."""
+_COERCIONS = frozenset(Rule) - {Rule.DEFAULT_FILLED, Rule.UNORDERED_SORTED}
+_OF_ARGUMENTS = frozenset({ErrorClass.VALIDATION, ErrorClass.NOT_FOUND, ErrorClass.UNKNOWN})
 
 
 class Fired(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,6 +68,14 @@ class Fired(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     rule: Rule
     path: str
+
+
+def is_mended_refusal(fired: Sequence[Fired], error_class: ErrorClass | None) -> bool:
+    """Say whether an error may be due to what normalisation mends, and so says nothing of the normal form.
+
+    A strict tool refuses `"10"`, does not find `"A1 "`, and answers 10 and `"A1"`.
+    """
+    return error_class in _OF_ARGUMENTS and any(each.rule in _COERCIONS for each in fired)
 
 
 class NormalCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -111,6 +118,11 @@ class Shape:
         self._root = root
         self._arguments = arguments
         self._fields: tuple[Field, ...] | None = None
+
+    @property
+    def arguments(self) -> JsonObject:
+        """What it was made of."""
+        return self._arguments
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -163,13 +175,14 @@ _CODE_WORDS = re.compile(
     r"|jsonpath|xpath|formula|python)\b"
 )
 _WORD_BREAK = re.compile(r"[_\-.\s]+|(?<=[a-z0-9])(?=[A-Z])")
-_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,4000})\Z")
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?\Z")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,4000})\Z")
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[Tt ].*)?\Z")
 _DATE_TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d+))?(?:([Zz])|([+-]\d{2}:\d{2}))\Z"
 )
 _ID_VALUE = re.compile(r"(?=\S*\d)\S+\Z")
+_UNSAID: Any = object()
 _TEXT_MARK = None  # stands in the gate where a text was
 
 
@@ -284,7 +297,7 @@ class _Node:
                 value = composed
         # What a writer stores, it stores with its line breaks.
         if not (self.writes and self.kind is Kind.TEXT):
-            squeezed = " ".join(value.split())
+            squeezed = _squeezed(value, self.kind)
             if squeezed != value:
                 log.add(Rule.WHITE_SPACE, path)
                 value = squeezed
@@ -527,14 +540,22 @@ class _Compiler:
         words = schema.get("enum")
         if isinstance(words, list):
             node.enum_by_fold = _unambiguous(words)
-        node.null_means = nullable and schema.get("default") is not None
+        default = schema.get("default", _UNSAID)
+        # To a writer null may say "clear it" where nothing says "leave it"; a reader looks alike.
+        silent = default is _UNSAID and self._writes
+        node.null_means = (silent or default not in (None, _UNSAID)) and (
+            nullable or _allows_null(schema)
+        )
         node.unordered = schema.get("x-unordered") is True
         properties = schema.get("properties")
         if isinstance(properties, dict):
             self._members(node, properties, schema.get("required", ()), above)
-        if isinstance(schema.get("additionalProperties"), dict):
+        # Places that other words of the schema describe as well are left alone.
+        if isinstance(schema.get("additionalProperties"), dict) and not (
+            schema.get("patternProperties")
+        ):
             node.additional = self.node(schema["additionalProperties"], name, above)
-        if isinstance(schema.get("items"), dict):
+        if isinstance(schema.get("items"), dict) and not schema.get("prefixItems"):
             items = schema["items"]
             if "x-kind" in schema and "x-kind" not in items:
                 items = {**items, "x-kind": schema["x-kind"]}
@@ -586,7 +607,7 @@ class _Compiler:
                 if len(others) == 1 and isinstance(others[0], dict):
                     inner, above, deeper = self._resolved({**others[0], **own}, above)
                     return inner, above, nullable or deeper
-                return own, above, nullable
+                return schema, above, nullable
         return schema, above, False
 
     def _kind(self, schema: JsonObject, types: set[str], name: str) -> Kind | None:
@@ -613,7 +634,7 @@ class _Compiler:
 @functools.lru_cache(maxsize=65536)
 def _bare(name: str, writes: bool, runs_code: bool) -> _Node:
     """Return the rules of a parameter that no schema describes."""
-    kind = Kind.VOLATILE if name == "_meta" else _kind_by_name(name)
+    kind = _kind_by_name(name)
     if kind is Kind.TEXT and runs_code:
         kind = Kind.CODE
     return _Node(kind, writes=writes, runs_code=runs_code).settle()
@@ -641,6 +662,33 @@ def _kind_by_name(name: str) -> Kind | None:
     if words[-1] in _ID_NAMES:
         return Kind.ID
     return None
+
+
+def _allows_null(schema: Any) -> bool:
+    """Say whether a place may be null for all that its schema says."""
+    if not isinstance(schema, dict):
+        return schema is not False
+    types = schema.get("type")
+    if types is not None and types != "null" and "null" not in types:
+        return False
+    if "const" in schema and schema["const"] is not None:
+        return False
+    words = schema.get("enum")
+    if isinstance(words, list) and None not in words:
+        return False
+    unions = (schema.get(name) for name in ("anyOf", "oneOf"))
+    return all(any(map(_allows_null, union)) for union in unions if isinstance(union, list))
+
+
+def _squeezed(text: str, kind: Kind | None) -> str:
+    """Return the text with single spaces inside and none around it.
+
+    Two spaces are part of a path, and line breaks of a document.
+    """
+    stripped = text.strip()
+    if kind is Kind.ID or "\n" in stripped or "\r" in stripped:
+        return stripped
+    return " ".join(stripped.split())
 
 
 def _unambiguous(words: Sequence[Any]) -> dict[str, str] | None:

@@ -73,7 +73,7 @@ def _expand(template: str, arguments: Mapping[str, Any], result: Any) -> list[Re
         return [EVERYTHING]
     kind_text, colon, value_text = template.partition(":")
     kinds = _filled(kind_text, arguments, result)
-    if kinds is None:
+    if kinds is None or "*" in kinds:
         return [EVERYTHING]
     if not colon or value_text == "*":
         return [Resource(kind, None) for kind in kinds]
@@ -168,7 +168,7 @@ class StateOverlay:
         """
         if self._told is None and not self._heads:
             return CallState(key=NO_WRITES)
-        return CallState(key=self._key(_seen(effects, arguments)))
+        return CallState(key=self._key(seen(effects, arguments)))
 
     def write(
         self,
@@ -190,7 +190,7 @@ class StateOverlay:
             return
         by_result = any("{result" in template for template in effects.writes)
         written = resources(effects.writes, arguments, _decoded(result_text) if by_result else None)
-        touched = (*_seen(effects, arguments), *written) if effects.idempotent else ()
+        touched = (*seen(effects, arguments), *written) if effects.idempotent else ()
         if effects.idempotent and self._settled.get((tool, canonical)) == self._key(touched):
             return
         identity = [tool, canonical.decode(), state.key.hex(), [[r.kind, r.value] for r in written]]
@@ -208,7 +208,7 @@ class StateOverlay:
         """Remember a write that failed in transit: nobody knows whether it happened."""
         if effects.writes:
             written = resources(effects.writes, arguments)
-            behind = self._key((*_seen(effects, arguments), *written))
+            behind = self._key((*seen(effects, arguments), *written))
             identity = ["uncertain", tool, canonical.decode(), *([behind.hex()] if behind else [])]
             self._append(identity, written)
 
@@ -291,10 +291,13 @@ def _written_by(written: Iterable[Resource]) -> set[_Chain]:
     return chains
 
 
-def _seen(effects: Effects, arguments: Mapping[str, Any]) -> tuple[Resource, ...]:
-    # What it writes counts as seen too, in case its author did not say so; what only its result
-    # will name cannot be what it looked at.
-    known = (template for template in effects.writes if "{result." not in template)
+def seen(effects: Effects, arguments: Mapping[str, Any]) -> tuple[Resource, ...]:
+    """Return what a call can see: what it reads, and what it writes in case its author forgot to say so.
+
+    What only its result will name cannot be what it looked at.
+    """
+    told = "result" in arguments  # then `{result.x}` is an argument's
+    known = (template for template in effects.writes if told or "{result." not in template)
     return resources((*effects.reads, *known), arguments)
 
 

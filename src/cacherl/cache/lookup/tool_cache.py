@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
-from cacherl.cache.identity.canonical import canonical_json
+from cacherl.cache.identity.canonical import canonical_json, encode_folded
 from cacherl.cache.identity.kinds import (
     FrozenKinds,
     infer_kinds,
@@ -23,12 +23,12 @@ from cacherl.cache.identity.kinds import (
     with_kinds,
 )
 from cacherl.cache.identity.normalise import (
-    COERCIONS,
     Fired,
     Kind,
     NormalCall,
     Plan,
     Shape,
+    is_mended_refusal,
     is_writer,
     plan_of,
 )
@@ -46,7 +46,7 @@ from cacherl.cache.lookup.hit import (
 from cacherl.cache.lookup.settings import NO_SETTINGS, DrawPolicy, Settings, ToolRules
 from cacherl.cache.lookup.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.matching import match
-from cacherl.cache.matching.nearest import LooseIndex, ToolIndex
+from cacherl.cache.matching.nearest import LooseIndex, Neighbour, ToolIndex
 from cacherl.cache.safety.redact import Profile, Redactor, redactor_of
 from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
 from cacherl.cache.storage.snapshot import SnapshotStore, is_snapshot
@@ -152,6 +152,7 @@ class ToolCache:
         self._effective: dict[tuple[str, int], tuple[ToolSpec, ToolSpec]] = {}
         self._rules: dict[tuple[str, str], ToolRules] = {}
         self._declared: dict[tuple[str, str], ToolSpec] = {}
+        self._bare_names: dict[frozenset[str], frozenset[str]] = {}
 
     @classmethod
     def open(
@@ -331,6 +332,10 @@ class ToolCache:
             raise self._no_redactor
         return self.plan(spec).normal(arguments)
 
+    def bare(self, text: str) -> str:
+        """Return a text (the name of a scenario, a fingerprint) without secrets, as it is kept."""
+        return text if self.redactor is None else self.redactor.text(text)
+
     def rules(self, namespace: str, tool: str) -> ToolRules:
         """Return what the settings say of a tool."""
         name = (namespace, tool)
@@ -374,7 +379,7 @@ class ToolCache:
         """Keep a tool's own answer; return whether it is kept (now or already).
 
         Not kept: the loop's refusals, replayed and missed answers, transient failures, and
-        validation errors of arguments that normalisation would have mended.
+        errors that may be due to what normalisation would have mended.
 
         Args:
             namespace: whose tool it is.
@@ -404,18 +409,15 @@ class ToolCache:
 
     def _record(self, namespace: str, made: _Made, result: ToolResult) -> tuple[bool, bool]:
         normal, spec = made.normal, made.declared
-        if not _is_tools_own(result) or _is_mended_refusal(normal, result):
+        if not _is_tools_own(result) or is_mended_refusal(normal.fired, result.error_class):
             return False, False
         self._declare(namespace, spec)
         recorded = RecordedCall.of(namespace, spec.name, normal.canonical, made.state_key)
         error_class = result.error_class or ErrorClass.UNKNOWN
-        arguments, text, scenario = made.arguments, result.text, made.scenario
+        arguments, text, scenario = made.arguments, result.text, self.bare(made.scenario)
         if self.redactor is not None:
             text = self.redactor.text(text, echoing=arguments)
-            arguments, scenario = (
-                self.redactor.arguments(arguments),
-                self.redactor.text(scenario),
-            )
+            arguments = self.redactor.arguments(arguments)
         new = self._store.add(
             recorded,
             Observation(
@@ -428,7 +430,7 @@ class ToolCache:
                 latency_s=result.latency_s,
                 recorded_at=made.recorded_at,
                 occurrence=made.occurrence,
-                after=made.after,
+                after=None if made.after is None else self.bare(made.after),
                 asked=canonical_json(dict(arguments)).decode() if normal.fired else None,
             ),
         )
@@ -482,14 +484,15 @@ class ToolCache:
                 f"{len(fingerprints)} fingerprints for {len(pairs)} well-formed calls; there must be "
                 "one before the first call and one after each. Record it again."
             )
+        if fingerprints is not None:
+            fingerprints = [self.bare(each) for each in fingerprints]
         made = self._made(task, pairs, recorded_at, fingerprints)
         # What is to be kept is worked out before: others wait while a batch is open.
         kept = new = 0
         with self._all_or_none():
             if fingerprints is not None:
-                self._store.put_note(
-                    _start(task.namespace, task.scenario), fingerprints[0].encode()
-                )
+                start = _start(task.namespace, self.bare(task.scenario))
+                self._store.put_note(start, fingerprints[0].encode())
             for each, result in made:
                 is_kept, is_new = self._record(task.namespace, each, result)
                 kept += is_kept
@@ -556,7 +559,7 @@ class ToolCache:
 
     def start_of(self, namespace: str, scenario: str) -> str | None:
         """Return the environment's word for the state that a scenario starts in, if it was recorded."""
-        said = self._store.note(_start(namespace, scenario))
+        said = self._store.note(_start(namespace, self.bare(scenario)))
         return None if said is None else said.decode()
 
     # ---- looking up
@@ -675,21 +678,27 @@ class ToolCache:
             near = index.best(shape, min_score=0.0, scenario=view.scenario)
             candidates = iter(() if near is None else (near,))
         for near in candidates:
-            entry = self._indexed(near.key)
-            pool, _ = _visible(entry, asked, errors=False)
-            if pool:
+            entry = self._indexed(namespace, spec.name, near)
+            pool, _ = ((), False) if entry is None else _visible(entry, asked, errors=False)
+            if entry is not None and pool:
                 return self._hit(
                     Tier.BEST_EFFORT, entry, pool, asked, near.score, state_matched=False
                 )
         return Hit(tier=Tier.MISS, fired=asked.fired)
 
     def _redacted(self, view: Viewpoint) -> Viewpoint:
-        if self.redactor is None or view.scenario is None:
+        scenario = None if view.scenario is None else self.bare(view.scenario)
+        excluded = view.exclude_scenarios
+        if excluded:
+            known = self._bare_names.get(excluded)
+            if known is None:
+                if len(self._bare_names) >= _MAX_PLANS:
+                    self._bare_names.clear()
+                known = self._bare_names[excluded] = frozenset(map(self.bare, excluded))
+            excluded = known
+        if scenario == view.scenario and excluded == view.exclude_scenarios:
             return view
-        scenario = self.redactor.text(view.scenario)
-        if scenario == view.scenario:
-            return view
-        return msgspec.structs.replace(view, scenario=scenario)
+        return msgspec.structs.replace(view, scenario=scenario, exclude_scenarios=excluded)
 
     def _now(self, view: Viewpoint) -> float:
         if view.now is not None:
@@ -766,10 +775,13 @@ class ToolCache:
                 shape, state=state, min_score=fuzzy_min, scenario=view.scenario, own_only=bound
             )
             if near is not None:
-                entry = self._indexed(near.key)
-                pool, faithful = _visible(entry, asked, errors=False)
-                if pool and faithful:
-                    return self._hit(Tier.FUZZY, entry, pool, asked, near.score, state_matched=True)
+                entry = self._indexed(asked.namespace, asked.spec.name, near)
+                if entry is not None and entry.call.state == state:
+                    pool, faithful = _visible(entry, asked, errors=False)
+                    if pool and faithful:
+                        return self._hit(
+                            Tier.FUZZY, entry, pool, asked, near.score, state_matched=True
+                        )
         # Another scenario's data is farther away than another state of one's own.
         passes = [(state, bound), (None, bound)] + [(None, False)] * bound
         for wanted, own_only in passes if best_min <= 1.0 else ():
@@ -780,8 +792,8 @@ class ToolCache:
                 scenario=view.scenario,
                 own_only=own_only,
             )
-            if near is not None:
-                entry = self._indexed(near.key)
+            entry = None if near is None else self._indexed(asked.namespace, asked.spec.name, near)
+            if near is not None and entry is not None:
                 pool, faithful = _visible(entry, asked, errors=False)
                 if pool:
                     same = faithful and entry.call.state == state
@@ -808,7 +820,9 @@ class ToolCache:
         near_here: tuple[float, CacheEntry, Sequence[Kept]] | None = None
         near: tuple[float, CacheEntry, Sequence[Kept]] | None = None
         for neighbour in index.ranked(shape, _MAX_TRIED):
-            entry = self._indexed(neighbour.key)
+            entry = self._indexed(asked.namespace, asked.spec.name, neighbour)
+            if entry is None:
+                continue
             pool, faithful = _visible(entry, asked, errors=False)
             if not pool:
                 continue
@@ -881,19 +895,28 @@ class ToolCache:
             shared=shared_share,
         )
 
-    def _indexed(self, key: bytes) -> CacheEntry:
+    def _indexed(self, namespace: str, tool: str, near: Neighbour) -> CacheEntry | None:
+        """Return the call that an index named, or None where another one has the same key."""
+        key = near.key
         entry = self._remembered.get(key)
-        if entry is not None:
-            return entry
-        entry = self._store.by_key(key)
-        if entry is not None and self._remember:
-            self._keep(entry)
+        if entry is None:
+            entry = self._store.by_key(key)
+            if entry is not None and self._remember:
+                self._keep(entry)
         if entry is None:
             raise CacheError(
                 f"{self.name}: the call {key.hex()} vanished while the cache was open. "
                 "Open it again; never remove from a cache that rollouts read."
             )
-        return entry
+        call = entry.call
+        if call.tool != tool or call.namespace != namespace:
+            return None
+        if near.shape is None:
+            return entry
+        meant = near.shape.arguments
+        if call.canonical == encode_folded(meant, odd=False):
+            return entry
+        return entry if call.canonical == canonical_json(meant) else None  # it holds NaN, perhaps
 
     # ---- showing
 
@@ -915,7 +938,9 @@ class ToolCache:
         asked = plan.shape(self.normal(spec, arguments).arguments)
         found = []
         for near in self._index(namespace, spec, view.splits).ranked(asked, count):
-            entry = self._indexed(near.key)
+            entry = self._indexed(namespace, spec.name, near)
+            if entry is None:
+                continue
             kept = plan.shape(entry.call.arguments)
             found.append(
                 Closest(
@@ -1080,12 +1105,6 @@ def _is_tools_own(result: ToolResult) -> bool:
         result.tier is Tier.LIVE
         and result.source is not Source.LOOP
         and result.error_class is not ErrorClass.TRANSIENT
-    )
-
-
-def _is_mended_refusal(normal: NormalCall, result: ToolResult) -> bool:
-    return result.error_class is ErrorClass.VALIDATION and any(
-        fired.rule in COERCIONS for fired in normal.fired
     )
 
 

@@ -54,11 +54,19 @@ NOBODY: Numbers = np.zeros(0, dtype=np.uint32)
 _BIT_COUNTS = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
 
 
-class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """A recorded call that is not the call asked for."""
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A recorded call that is not the call asked for. Equal by key and score."""
 
     key: bytes
     score: float
+    shape: Shape | None = None
+    """What was compared: calls may be made to share a key."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Neighbour) and (self.key, self.score) == (other.key, other.score)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.score))
 
 
 class LooseIndex(Protocol):
@@ -335,7 +343,7 @@ class Search(abc.ABC):
             if shape is not None:
                 verdict = match.fuzzy(asked, shape, min_score)
                 if verdict.refused is None:
-                    return Neighbour(key=self._key(number), score=verdict.score)
+                    return Neighbour(key=self._key(number), score=verdict.score, shape=shape)
         return None
 
     def _own_first(self, numbers: Numbers, scenario: str | None, own_only: bool) -> Numbers:
@@ -426,7 +434,9 @@ class Search(abc.ABC):
                 numbers = numbers[numbers != number]
                 continue
             score = match.overlap(weighted, match.features(shape))
-            return Neighbour(key=self._key(number), score=score) if score >= min_score else None
+            if score < min_score:
+                return None
+            return Neighbour(key=self._key(number), score=score, shape=shape)
         return None
 
     def ranked(self, asked: Shape, count: int) -> list[Neighbour]:
@@ -441,8 +451,12 @@ class Search(abc.ABC):
         for number in numbers.tolist():
             shape = self._shape(number, None)
             if shape is not None:
-                found.append((-match.overlap(weighted, match.features(shape)), self._key(number)))
-        return [Neighbour(key=key, score=-score) for score, key in sorted(found)[:count]]
+                score = match.overlap(weighted, match.features(shape))
+                found.append((-score, self._key(number), number, shape))
+        return [
+            Neighbour(key=key, score=-score, shape=shape)
+            for score, key, _, shape in sorted(found, key=lambda one: one[:3])[:count]
+        ]
 
     def _allowed(self, state: bytes | None, only: Numbers | None) -> _Allowed:
         shortest = only

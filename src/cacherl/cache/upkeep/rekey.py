@@ -12,8 +12,8 @@ import msgspec
 
 from cacherl.cache.identity.canonical import decode_canonical
 from cacherl.cache.identity.key import CANON_VERSION
-from cacherl.cache.identity.normalise import COERCIONS, Plan, plan_of
-from cacherl.cache.identity.state import NO_WRITES, resources
+from cacherl.cache.identity.normalise import Plan, is_mended_refusal, plan_of
+from cacherl.cache.identity.state import NO_WRITES, seen
 from cacherl.cache.lookup.settings import NO_SETTINGS, SETTINGS_NOTE, Settings
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.lookup.tool_views import touches_no_more
@@ -25,7 +25,7 @@ from cacherl.cache.upkeep.named import Opener, writable
 from cacherl.cache.upkeep.spool import Spool
 from cacherl.core.errors import CacheError
 from cacherl.core.records import Record
-from cacherl.core.tools import Effects, ErrorClass, ToolSpec
+from cacherl.core.tools import Effects, ToolSpec
 
 _OTHER_STATES = "c1"
 """Rules whose state keys were computed in another way: no state of theirs can be reached."""
@@ -272,12 +272,7 @@ class _States:
             return False
         if call.state != NO_WRITES and where in self._changed:
             return True
-        return before != after and _seen(effects, before) != _seen(effects, after)
-
-
-def _seen(effects: Effects, arguments: dict[str, Any]) -> object:
-    known = (template for template in effects.writes if "{result." not in template)
-    return resources((*effects.reads, *known), arguments)
+        return before != after and seen(effects, before) != seen(effects, after)
 
 
 def _asked(call: RecordedCall, observation: Observation) -> dict[str, Any]:
@@ -298,8 +293,7 @@ def _placed(
     for kept in entry.kept:
         observation = kept.observation
         normal = plan.normal(_asked(call, observation))
-        refused = observation.error_class is ErrorClass.VALIDATION
-        if refused and any(fired.rule in COERCIONS for fired in normal.fired):
+        if is_mended_refusal(normal.fired, observation.error_class):
             counts["refusals"] += 1
             continue
         state = call.state
