@@ -17,13 +17,15 @@ from cacherl.cache.episodes.episode import Episode
 from cacherl.cache.episodes.ledger import MissPolicy
 from cacherl.cache.episodes.live import RecordMode, SingleFlight
 from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.settings import Settings, ToolRules
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.storage.entry import Observation
+from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError, RecipeError, ToolError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult
-from tests.cache.recordings import CANCEL, GET, SEARCH, call, result, task, trajectory
+from tests.cache.recordings import CANCEL, GET, SEARCH, SPACE, call, result, task, trajectory
 
 GET_A, GET_B = call(GET, order_id="A"), call(GET, order_id="B")
 CANCEL_A = call(CANCEL, order_id="A")
@@ -121,6 +123,15 @@ def test_what_goes_live_is_recorded_with_its_provenance() -> None:
     assert {
         (each.source, each.scenario, each.split, each.recorded_at) for each in observations
     } == {(Source.LIVE, "s1", Split.DEV, 1234.5)}
+
+
+def test_what_goes_live_is_declared_as_it_declares_itself() -> None:
+    """What the settings say of a tool must be free to change: it is no part of its declaration."""
+    said = Settings(tools={"get_order": ToolRules(reads=("order:*",), kinds={"order_id": "text"})})
+    cache = ToolCache(MemoryStore(), settings=said)
+    answers(Episode(cache, task(), live=Shop()), GET_A)
+
+    assert cache.store.tools()[SPACE, "get_order"] == GET
 
 
 def test_the_live_tool_comes_before_loose_answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -29,6 +30,7 @@ from cacherl.cache.safety.redact import (
     redact_into,
     redactor_of,
 )
+from cacherl.cache.safety.scan import scan_store
 from cacherl.cache.safety.sensitive import (
     PLACEHOLDER,
     Found,
@@ -44,7 +46,7 @@ from cacherl.cache.storage.store import MemoryStore
 from cacherl.core.errors import CacheError
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Effects, Source, Tier, ToolSpec
-from tests.cache.recordings import SPACE, call, result
+from tests.cache.recordings import GET, SPACE, call, result, task, trajectory
 
 KEY = bytes(range(32))
 PERSONAL = Profile(name="personal")
@@ -666,3 +668,40 @@ def test_an_observation_without_secrets_is_the_same_object() -> None:
     assert Redactor(PERSONAL, KEY).text(text) is text
     seen = Observation(text=text, source=Source.LIVE, scenario="s", split=Split.TRAIN)
     assert seen.text is text
+
+
+def test_what_names_a_scenario_or_a_state_is_redacted_everywhere(tmp_path: Path) -> None:
+    """Names hold addresses. Who excludes a scenario by its real name must not be answered from it."""
+    path, scenario = tmp_path / "c.sqlite", "case of eve@example.org"
+    asked = call(GET, order_id="A")
+    states = ["balance of eve@example.org", "letter to dan@example.org"]
+    with ToolCache.open(path, mode="write", redact=PERSONAL) as cache:
+        cache.record_trajectory(
+            task(scenario), trajectory((asked, result(asked, "hers"))), fingerprints=states
+        )
+        files = [each.read_bytes() for each in tmp_path.iterdir() if "key" not in each.name]
+        found = asyncio.run(cache.episode(task(scenario)).call("get_order", {"order_id": "A"}))
+        told = cache.episode(task(scenario), fingerprint=lambda: states[0])
+        hidden = cache.episode(
+            task("another"),
+            fingerprint=lambda: states[0],
+            exclude_scenarios=frozenset({scenario}),
+        )
+
+        assert (found.tier, found.text) == (Tier.EXACT, "hers")
+        assert told.lookup("get_order", {"order_id": "A"}).tier is Tier.EXACT
+        assert hidden.lookup("get_order", {"order_id": "A"}).tier is Tier.MISS
+        assert scan_store(cache.store, "c", profile=PERSONAL).findings == ()
+    assert not any(b"@example.org" in data for data in files)
+
+
+def test_states_that_were_told_are_redacted_in_a_copy(redactor: Redactor) -> None:
+    """An environment's word for its state may hold what its results hold."""
+    source, target = ToolCache(MemoryStore()), MemoryStore()
+    asked = call(GET, order_id="A")
+    states = ["", "letter to dan@example.org"]
+    source.record_trajectory(task(), trajectory((asked, result(asked, "x"))), fingerprints=states)
+    assert scan_store(source.store, "c", profile=PERSONAL).findings
+    redact_into(source.store, target, redactor)
+
+    assert scan_store(target, "c", profile=PERSONAL).findings == ()

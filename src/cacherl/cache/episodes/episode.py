@@ -242,7 +242,7 @@ class Episode:
 
     def _state(self, spec: ToolSpec, normal: NormalCall) -> CallState:
         if self._fingerprint is not None:
-            self._overlay.fingerprint(self._fingerprint())
+            self._overlay.fingerprint(self.cache.bare(self._fingerprint()))
         state = self._overlay.state(spec.effects, normal.arguments)
         if self._doubted and self._touched(self._doubtful, spec, normal):
             # In a state that nobody knows nothing was ever recorded.
@@ -457,7 +457,7 @@ class Episode:
             if not self._touched(self._doubtful, spec, normal):
                 self.cache.record(
                     self.namespace,
-                    spec,
+                    self._specs[spec.name],  # as it declares itself
                     turn.call,
                     result,
                     state_key=turn.state.key,

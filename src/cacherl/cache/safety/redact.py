@@ -469,6 +469,7 @@ def _redacted(kept: Kept, redactor: Redactor, arguments: JsonObject) -> Kept:
         text=redactor.text(seen.text, echoing=arguments),
         scenario=redactor.text(seen.scenario),
         asked=None if seen.asked is None else redactor.text(seen.asked),
+        after=None if seen.after is None else redactor.text(seen.after),
     )
     return kept if observation == seen else Kept(observation=observation, times=kept.times)
 

@@ -176,6 +176,7 @@ def scan_store(
         _scan_spec(scanner, tool, spec)
     for note in store.notes():
         value = store.note(note)
+        scanner.text(note, "-", "", "a note's name")  # it may hold a scenario's
         if value is not None:
             scanner.text(value.decode("utf-8", "replace"), "-", "", f"note {note}")
     calls = 0
@@ -190,6 +191,8 @@ def scan_store(
             scanner.text(seen.scenario, tool, key, f"scenarios[{place}]")
             if seen.asked is not None:
                 scanner.text(seen.asked, tool, key, f"asked[{place}]")
+            if seen.after is not None:
+                scanner.text(seen.after, tool, key, f"after[{place}]")
     warnings = []
     if file is not None:
         for part in (file, file.with_name(file.name + "-wal")):
