@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -349,6 +350,21 @@ def test_explain_says_why_and_what_came_closest(cache: ToolCache) -> None:
     ]
     assert told.closest[1].not_fuzzy == "an identity field differs"
     assert told.kinds["query"] == "text"
+
+
+def test_an_explanation_shows_nothing_that_may_not_be_seen(cache: ToolCache) -> None:
+    """Arguments of a held-out scenario are held out too."""
+    keep(cache, SEARCH, "red", query="red shoes", shelf="1")
+    keep(cache, SEARCH, "blue", scenario="s2", query="blue hats", shelf="1")
+    asked = {"query": "warm hats", "shelf": "1"}
+
+    for view, shown in (
+        (Viewpoint(), {"red shoes", "blue hats"}),
+        (Viewpoint(exclude_scenarios=frozenset({"s2"})), {"red shoes"}),
+        (Viewpoint(sources=frozenset({Source.TEACHER})), set()),
+    ):
+        closest = cache.explain(SPACE, SEARCH, asked, view=view).closest
+        assert {json.loads(each.arguments)["query"] for each in closest} == shown
 
 
 def test_stats_name_tools_that_contradict_themselves(cache: ToolCache) -> None:

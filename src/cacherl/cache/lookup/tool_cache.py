@@ -930,16 +930,30 @@ class ToolCache:
         view: Viewpoint = EVERYTHING_VISIBLE,
         count: int = 3,
     ) -> tuple[Closest, ...]:
-        """Return the nearest recorded successes of the tool in any state, best first."""
+        """Return the nearest recorded successes of the tool in any state, of any age, best first."""
         spec = self.effective(namespace, spec)
         rules = self.rules(namespace, spec.name)
         fuzzy_min = _first(view.fuzzy_min_score, rules.fuzzy_min_score, match.FUZZY_MIN_SCORE)
         plan = self.match_plan(namespace, spec)
-        asked = plan.shape(self.normal(spec, arguments).arguments)
-        found = []
-        for near in self._index(namespace, spec, view.splits).ranked(asked, count):
+        normal = self.normal(spec, arguments)
+        shape = plan.shape(normal.arguments)
+        asked = _Asked(
+            namespace=namespace,
+            spec=spec,
+            call=RecordedCall.of(namespace, spec.name, normal.canonical, state_key),
+            view=self._redacted(view),
+            oldest=None,
+            draw=FIRST_DRAW,
+            policy=None,
+            fired=(),
+        )
+        tried = max(count, _MAX_TRIED) if asked.restricted else count
+        found: list[Closest] = []
+        for near in self._index(namespace, spec, view.splits).ranked(shape, tried):
             entry = self._indexed(namespace, spec.name, near)
-            if entry is None:
+            if entry is None or len(found) == count:
+                continue
+            if not _visible(entry, asked, errors=False)[0]:
                 continue
             kept = plan.shape(entry.call.arguments)
             found.append(
@@ -948,8 +962,8 @@ class ToolCache:
                     arguments=entry.call.canonical.decode(),
                     score=near.score,
                     state_matched=entry.call.state == state_key,
-                    differs=match.differences(asked, kept),
-                    not_fuzzy=match.fuzzy(asked, kept, fuzzy_min).refused,
+                    differs=match.differences(shape, kept),
+                    not_fuzzy=match.fuzzy(shape, kept, fuzzy_min).refused,
                 )
             )
         return tuple(found)
