@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import shutil
 from collections import Counter
@@ -401,37 +402,45 @@ def test_a_forced_collision_lends_no_answer_under_any_tier(stores: Stores) -> No
 
     key = as_recorded(SEARCH, shoes).key
     impostors = [
+        RecordedCall("elsewhere", "search", as_recorded(SEARCH, shoes).canonical, b"", key),
         RecordedCall(SPACE, "get_order", b'{"order_id":"A"}', b"", key),
         RecordedCall(SPACE, "search", as_recorded(SEARCH, hats).canonical, b"", key),
         RecordedCall(SPACE, "search", as_recorded(SEARCH, shoes).canonical, STATE, key),
-        RecordedCall("elsewhere", "search", as_recorded(SEARCH, shoes).canonical, b"", key),
     ]
 
     def only_impostors(store: CacheStore) -> None:
         for spec in (GET, SEARCH):
             store.put_tool(SPACE, spec)
-        for impostor in impostors:
-            store.add(impostor, seen("impostor"))
+        for number, impostor in enumerate(impostors):
+            store.add(impostor, seen(f"impostor {number}"))
 
     def all_of_them(store: CacheStore) -> None:
         only_impostors(store)
         keep(store, SEARCH, shoes, "shoes")
 
-    view = Viewpoint(best_effort_min_score=0.9)
-    reworded = {"query": "please find the red shoes", "shelf": "1"}
+    shoes_reworded = {"query": "please find the red shoes", "shelf": "1"}
+    hats_reworded = {"query": "please find the blue hats", "shelf": "1"}
+    right = {
+        (str(shoes), Tier.EXACT): "shoes",
+        (str(shoes_reworded), Tier.FUZZY): "shoes",
+        (str(hats_reworded), Tier.FUZZY): "impostor 2",
+    }
+    near = Viewpoint(best_effort_min_score=2.0)
+    nearest = Viewpoint(fuzzy_min_score=2.0, best_effort_min_score=0.0)
+    found = set()
     for name, store in stores.filled(only_impostors).items():
         assert ToolCache(store).lookup(SPACE, SEARCH, shoes).tier is not Tier.EXACT, name
     for name, store in stores.filled(all_of_them).items():
-        for first in (shoes, reworded):
-            cache = ToolCache(store)
-            for asked in (first, shoes, reworded):
-                hit = cache.lookup(SPACE, SEARCH, asked, view=view)
-                if hit.tier is Tier.EXACT:
-                    assert (asked, said(hit)) == (shoes, "shoes"), name
-                elif hit.tier is not Tier.MISS:
-                    assert said(hit) == "shoes" or not hit.state_matched, name
-                    assert '"red shoes"' in (hit.matched_arguments or ""), name
+        for order in itertools.permutations((shoes, shoes_reworded, hats_reworded)):
+            cache = ToolCache(store)  # which remembers, from one to the next
+            for asked in order:
+                hit = cache.lookup(SPACE, SEARCH, asked, view=near)
+                assert said(hit) == right.get((str(asked), hit.tier)), (name, order)
+                found.add(hit.tier)
+                hit = cache.lookup(SPACE, SEARCH, asked, view=nearest)
+                assert '"query"' in (hit.matched_arguments or '"query"'), (name, order)
         assert said(ToolCache(store).lookup(SPACE, SEARCH, shoes)) == "shoes"
+    assert found == {Tier.EXACT, Tier.FUZZY, Tier.MISS}
 
 
 # ---- time
