@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from cacherl.cache.identity.state import touches_no_more
 from cacherl.cache.lookup import queries
 from cacherl.cache.lookup.settings import Settings, ToolRules, load_settings
 from cacherl.cache.lookup.tool_cache import ToolCache
-from cacherl.cache.lookup.tool_views import touches_no_more
 from cacherl.cli import main
 from cacherl.core.errors import CacheError, RecipeError
 from cacherl.core.tasks import Split

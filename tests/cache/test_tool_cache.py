@@ -16,7 +16,7 @@ import pytest
 from cacherl.cache.lookup.tool_cache import Draw, Hit, Scope, ToolCache, Viewpoint
 from cacherl.core.errors import CacheError, DataError
 from cacherl.core.tasks import Split
-from cacherl.core.tools import ErrorClass, Source, Tier, ToolSpec
+from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolSpec
 from tests.cache.recordings import CANCEL, GET, SEARCH, SPACE, call, result, task, trajectory
 
 ROOT = Path(__file__).parents[2]
@@ -385,3 +385,39 @@ def test_an_unknown_tool_is_named_with_the_known_ones(cache: ToolCache) -> None:
 
     with pytest.raises(CacheError, match=r"no tool shop/git_order .* shop/get_order"):
         cache.spec(SPACE, "git_order")
+
+
+def test_states_that_say_too_little_are_not_trusted() -> None:
+    """Recorded when nobody knew that it reads orders, an answer from after a cancellation looks untouched."""
+    blind = msgspec.structs.replace(GET, effects=Effects(reads=("weather",)))
+    episode = (
+        (call(CANCEL, order_id="A"), "done"),
+        (call(GET, order_id="A"), "cancelled"),
+    )
+    with ToolCache.open(":memory:") as cache:
+        cache.record_trajectory(
+            task(tools=[blind, CANCEL]), trajectory(*((c, result(c, text)) for c, text in episode))
+        )
+        as_recorded = cache.lookup(SPACE, blind, {"order_id": "A"})
+        knowing = cache.lookup(SPACE, GET, {"order_id": "A"})
+
+    assert as_recorded.tier is Tier.EXACT
+    assert knowing.tier is Tier.BEST_EFFORT
+    assert not knowing.state_matched
+    assert knowing.fired == ("effects: touch more than they did when this was recorded",)
+
+
+def test_a_tool_that_turns_out_to_write_makes_every_state_doubtful() -> None:
+    """What was filed as before the write may have come after it."""
+    harmless = msgspec.structs.replace(CANCEL, effects=Effects(reads=("order:{order_id}",)))
+    episode = ((call(CANCEL, order_id="A"), "done"), (call(GET, order_id="A"), "cancelled"))
+    with ToolCache.open(":memory:") as cache:
+        cache.record_trajectory(
+            task(tools=[GET, harmless]), trajectory(*((c, result(c, text)) for c, text in episode))
+        )
+        before = cache.lookup(SPACE, GET, {"order_id": "A"})
+        cache.episode(task(tools=[GET, CANCEL]))
+        after = cache.lookup(SPACE, GET, {"order_id": "A"})
+
+    assert before.tier is Tier.EXACT
+    assert after.tier is Tier.BEST_EFFORT

@@ -109,6 +109,10 @@ class Episode:
         if tools is None:
             tools = about.tools if isinstance(about, Task) else _declared(cache, self.namespace)
         self._specs = {spec.name: spec for spec in tools}
+        for spec in tools:
+            cache.effective(
+                self.namespace, spec
+            )  # what it doubts, it must doubt from the first call on
         self._seed, self._rollout = options.get("seed", 0), options.get("rollout", 0)
         self._policy = _chosen(DrawPolicy, "draw", options.get("draw", DrawPolicy.SAMPLE))
         splits = options.get("splits")

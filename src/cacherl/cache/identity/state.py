@@ -142,6 +142,26 @@ class CallState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Empty, or 16 bytes that stand for the writes that touch the call."""
 
 
+def touches_no_more(old: Effects, new: Effects) -> bool:
+    """Say whether everything that new effects touch was touched under the old ones."""
+    seen = {*old.reads, *(each for each in old.writes if "{result." not in each)}
+    sees = {*new.reads, *(each for each in new.writes if "{result." not in each)}
+    return (
+        all(any(_covers(wide, narrow) for wide in seen) for narrow in sees)
+        and all(any(_covers(wide, narrow) for wide in old.writes) for narrow in new.writes)
+        # What counted once must not count twice: its second recording stands in the first's state.
+        and (new.idempotent or not old.idempotent)
+    )
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    wide, narrow = wide.strip(), narrow.strip()
+    if wide in ("*", narrow):
+        return True
+    kind, _, value = wide.partition(":")
+    return value in ("", "*") and "{" not in kind and narrow.partition(":")[0] == kind
+
+
 class StateOverlay:
     """The effective writes of one episode. Single use, like its episode.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from cacherl.cache.identity.normalise import (
     is_writer,
     plan_of,
 )
-from cacherl.cache.identity.state import NO_WRITES, StateOverlay
+from cacherl.cache.identity.state import NO_WRITES, StateOverlay, touches_no_more
 from cacherl.cache.lookup.draws import Draw, alternatives, pick, shared
 from cacherl.cache.lookup.hit import (
     EVERY_SPLIT,
@@ -57,7 +58,7 @@ from cacherl.core.errors import CacheError, DataError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall
 from cacherl.core.records import Record
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
+from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import Trajectory
 
 __all__ = [
@@ -83,6 +84,8 @@ Clock = Callable[[], float]
 """Seconds since 1970 UTC."""
 
 FIRST_DRAW = Draw()
+_EFFECTS = "effects/"
+_DOUBT = b"?"
 
 _MAX_REMEMBERED = 1 << 14
 _MAX_REMEMBERED_TEXT = (
@@ -152,6 +155,8 @@ class ToolCache:
         self._effective: dict[tuple[str, int], tuple[ToolSpec, ToolSpec]] = {}
         self._rules: dict[tuple[str, str], ToolRules] = {}
         self._declared: dict[tuple[str, str], ToolSpec] = {}
+        self._recorded_effects: dict[tuple[str, str], set[Effects]] | None = None
+        self._doubtful: set[tuple[str, str | None]] = set()
         self._bare_names: dict[frozenset[str], frozenset[str]] = {}
 
     @classmethod
@@ -263,7 +268,33 @@ class ToolCache:
         seen = self._settings.applied(namespace, bare)
         self._effective[name] = (spec, seen)
         self._effective[namespace, id(seen)] = (seen, seen)
+        self._doubt_states(namespace, seen)
         return seen
+
+    def _doubt_states(self, namespace: str, spec: ToolSpec) -> None:
+        """Note where states say too little: recorded under effects that touch less than these.
+
+        A call that was filed as untouched by a write may then have come after one. Where a tool
+        writes more than it was known to, that holds for every call of its namespace.
+        """
+        if self._recorded_effects is None:
+            self._recorded_effects = {}
+            for name in self._store.notes():
+                if name.startswith(_EFFECTS):
+                    kept = msgspec.json.decode(self._store.note(name) or b"", type=_RecordedUnder)
+                    tool = (kept.namespace, kept.tool)
+                    self._recorded_effects.setdefault(tool, set()).add(kept.effects)
+        for effects in self._recorded_effects.get((namespace, spec.name), ()):
+            if touches_no_more(effects, spec.effects):
+                continue
+            self._doubtful.add((namespace, spec.name))
+            if not touches_no_more(
+                Effects(writes=effects.writes), Effects(writes=spec.effects.writes)
+            ):
+                self._doubtful.add((namespace, None))
+
+    def _is_doubtful(self, namespace: str, tool: str) -> bool:
+        return (namespace, tool) in self._doubtful or (namespace, None) in self._doubtful
 
     def plan(self, spec: ToolSpec) -> Plan:
         """Return the normalisation of an effective tool, compiled once."""
@@ -452,6 +483,15 @@ class ToolCache:
             kept = spec if self.redactor is None else self.redactor.spec(spec)
             self._store.put_tool(namespace, kept)
             self._declared[name] = spec
+            self._keep_effects(namespace, spec.name, self.effective(namespace, spec).effects)
+
+    def _keep_effects(self, namespace: str, tool: str, effects: Effects) -> None:
+        kept = _RecordedUnder(namespace=namespace, tool=tool, effects=effects)
+        said = msgspec.json.encode(kept, order="sorted")
+        # Named by its content: caches recorded under different effects keep both when they are merged.
+        self._store.put_note(_EFFECTS + hashlib.blake2b(said, digest_size=8).hexdigest(), said)
+        if self._recorded_effects is not None:
+            self._recorded_effects.setdefault((namespace, tool), set()).add(effects)
 
     def record_trajectory(
         self,
@@ -628,6 +668,10 @@ class ToolCache:
         draw: Draw,
     ) -> Hit:
         """Return what `lookup` returns, for an effective tool and arguments in normal form already."""
+        fired = _told(normal.fired) if normal.fired else ()
+        if self._doubtful and self._is_doubtful(namespace, spec.name):
+            state_key += _DOUBT  # nothing was recorded in such a state
+            fired = (*fired, "effects: touch more than they did when this was recorded")
         call = RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
         rules = self._rules.get((namespace, spec.name)) or self.rules(namespace, spec.name)
         if self.redactor is not None:
@@ -640,7 +684,7 @@ class ToolCache:
             oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
             draw=draw,
             policy=rules.draw,
-            fired=_told(normal.fired) if normal.fired else (),
+            fired=fired,
         )
         entry = self._entry(call)
         if entry is not None:
@@ -1048,6 +1092,14 @@ class ToolCache:
     def stats(self) -> CacheStats:
         """Count what is recorded. Reads everything once, and so verifies every checksum."""
         return stats_of(self._store, name=self.name)
+
+
+class _RecordedUnder(Record, frozen=True, kw_only=True):
+    """The effects under which calls of a tool were filed."""
+
+    namespace: str
+    tool: str
+    effects: Effects
 
 
 class _Made(msgspec.Struct, frozen=True, kw_only=True):

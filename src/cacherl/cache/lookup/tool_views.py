@@ -22,6 +22,7 @@ from cacherl.cache.identity.kinds import (
     values_of,
 )
 from cacherl.cache.identity.normalise import Kind, is_writer, plan_of
+from cacherl.cache.identity.state import touches_no_more
 from cacherl.cache.lookup.settings import (
     SETTINGS_NOTE,
     DrawPolicy,
@@ -360,23 +361,3 @@ def _moves(store: CacheStore, namespace: str, old: ToolSpec, new: ToolSpec) -> b
             if plan.normal(arguments).canonical != entry.call.canonical:
                 return True
     return False
-
-
-def touches_no_more(old: Effects, new: Effects) -> bool:
-    """Say whether everything that new effects touch was touched under the old ones."""
-    seen = {*old.reads, *(each for each in old.writes if "{result." not in each)}
-    sees = {*new.reads, *(each for each in new.writes if "{result." not in each)}
-    return (
-        all(any(_covers(wide, narrow) for wide in seen) for narrow in sees)
-        and all(any(_covers(wide, narrow) for wide in old.writes) for narrow in new.writes)
-        # What counted once must not count twice: its second recording stands in the first's state.
-        and (new.idempotent or not old.idempotent)
-    )
-
-
-def _covers(wide: str, narrow: str) -> bool:
-    wide, narrow = wide.strip(), narrow.strip()
-    if wide in ("*", narrow):
-        return True
-    kind, _, value = wide.partition(":")
-    return value in ("", "*") and "{" not in kind and narrow.partition(":")[0] == kind

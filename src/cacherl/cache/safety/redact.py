@@ -57,7 +57,10 @@ NOTE = "redaction"
 KEY_VARIABLE = "CACHERL_REDACTION_KEY"
 _KEY_BYTES = 32
 _MIN_ECHO = 6  # characters: a shorter secret would be "found" all over a result
-_CARRIED = ("settings",)  # notes that hold no values of calls
+_CARRIED = (
+    "settings",
+    "effects/",
+)  # notes that hold no values of calls, by the start of their names
 
 
 class RedactionNote(Record, frozen=True, kw_only=True):
@@ -444,7 +447,7 @@ def redact_into(
         dropped = []
         for note in source.notes():
             value = source.note(note)
-            if note in _CARRIED and value is not None:
+            if note.startswith(_CARRIED) and value is not None:
                 target.put_note(note, value)
             elif note != NOTE:
                 dropped.append(note)

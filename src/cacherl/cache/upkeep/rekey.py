@@ -13,10 +13,9 @@ import msgspec
 from cacherl.cache.identity.canonical import decode_canonical
 from cacherl.cache.identity.key import CANON_VERSION
 from cacherl.cache.identity.normalise import Plan, is_mended_refusal, plan_of
-from cacherl.cache.identity.state import NO_WRITES, seen
+from cacherl.cache.identity.state import NO_WRITES, seen, touches_no_more
 from cacherl.cache.lookup.settings import NO_SETTINGS, SETTINGS_NOTE, Settings
 from cacherl.cache.lookup.tool_cache import ToolCache
-from cacherl.cache.lookup.tool_views import touches_no_more
 from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
 from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cache.storage.store import CacheStore
