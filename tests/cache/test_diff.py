@@ -80,3 +80,12 @@ def test_a_diff_of_files_reads_every_form(tmp_path: Path) -> None:
     store.close()
 
     assert diff_files(str(a), str(tmp_path / "a.parquet")).same == 1
+
+
+def test_when_a_call_was_recorded_does_not_make_it_another() -> None:
+    """Yesterday's recording and today's are the same where the tool said the same."""
+    stores = MemoryStore(), MemoryStore()
+    for at, store in enumerate(stores):
+        store.add(recorded(), msgspec.structs.replace(seen("sunny"), recorded_at=float(at)))
+
+    assert (diff(*stores).same, diff(*stores).changed) == (1, 0)

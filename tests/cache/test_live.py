@@ -518,3 +518,26 @@ def test_a_tool_that_calls_itself_does_not_wait_for_itself() -> None:
 
     assert flights.join_blocking("key", lambda: deep(3)) == 3
     assert len(flights) == 0
+
+
+async def test_a_tool_does_not_run_where_its_answer_could_not_be_kept(tmp_path: Path) -> None:
+    """What a tool did cannot be taken back; to find out afterwards that it is lost is too late."""
+    path = tmp_path / "shop.cache"
+    ToolCache.open(path, mode="write").close()
+    ran: list[str] = []
+
+    with ToolCache.open(path) as cache:
+        ep = cache.episode("s1", namespace=SPACE, tools=[CANCEL], allow_writes=True)
+        with pytest.raises(CacheError, match="could not be recorded here"):
+            await ep.call(
+                "cancel_order", {"order_id": "A"}, live=lambda order_id: ran.append(order_id)
+            )
+
+    assert ran == []
+    assert ep.ledger.rows == ()
+
+
+def test_a_mistyped_option_is_told() -> None:
+    """`recrod` in silence would mean that the tool runs."""
+    with ToolCache.open(":memory:") as cache, pytest.raises(TypeError, match="no option 'recrod'"):
+        cache.episode("s1", namespace=SPACE, tools=[GET], recrod="none")  # type: ignore[call-arg]

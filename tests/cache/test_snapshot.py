@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -550,3 +551,17 @@ def test_the_command_freezes_and_tells_the_id(tmp_path: Path) -> None:
     assert msgspec.json.decode(again.stdout, type=FrozenSummary).id == frozen.id
     assert not is_snapshot(tmp_path / "c.sqlite")
     assert not is_snapshot(tmp_path / "nothing")
+
+
+def test_freezing_replaces_nothing_but_snapshots(tmp_path: Path) -> None:
+    """A mistyped path must not cost a cache, or the README."""
+    source, other = tmp_path / "a.cache", tmp_path / "notes.txt"
+    other.write_text("mine", encoding="utf-8")
+    with contextlib.closing(SqliteStore(source, mode="write")) as store:
+        for path in (source, other):
+            with pytest.raises(CacheError, match="no snapshot"):
+                freeze(store, path)
+        first, again = (freeze(store, tmp_path / "a.snapshot") for _ in range(2))
+
+    assert other.read_text(encoding="utf-8") == "mine"
+    assert first.id == again.id

@@ -190,7 +190,7 @@ class RedisStore:
             if self._mode == "read":
                 raise CacheError(
                     f"{self.name}: no such cache on this server. Record one with "
-                    "`cacherl record`, or name another with ?prefix=."
+                    "`cacherl import`, or name another with ?prefix=."
                 )
             self._refuse_eviction()
             self._asked(lambda: self._client.set(self._key("format"), FORMAT, nx=True))
@@ -385,6 +385,10 @@ class RedisStore:
             pending.found[key] = self._buckets([key])[0]
         pending.changes.append((key, change))
         pending.changed[key] = change(pending.changed.get(key) or pending.found[key])
+
+    @property
+    def writable(self) -> bool:
+        return self._mode == "write"
 
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
         with self.batch():

@@ -37,7 +37,7 @@ def cache_stats(path: str, json_out: bool) -> None:
         click.echo(as_json(found))
         return
     click.echo(
-        f"{path}: {found.calls} calls, {found.observations} distinct answers, {found.repeats} repeats, "
+        f"{path}: {found.calls} calls, {found.observations} observations, {found.repeats} repeats, "
         f"{found.scenarios} scenarios"
     )
     click.echo("splits: " + ", ".join(f"{k} {v}" for k, v in found.by_split.items()))

@@ -30,7 +30,7 @@ def cache_verify(path: Path, json_out: bool) -> None:
         click.echo(as_json(found))
     else:
         click.echo(
-            f"{path} ({found.format}): {found.calls} calls, {found.answers} distinct answers, "
+            f"{path} ({found.format}): {found.calls} calls, {found.answers} observations, "
             f"{found.tools} tools, {found.notes} notes are whole."
         )
         if found.stale:
@@ -63,7 +63,7 @@ def cache_repair(path: Path, out: Path, json_out: bool) -> None:
         click.echo(as_json(found))
         return
     click.echo(
-        f"{out}: {found.calls} calls, {found.answers} distinct answers, {found.tools} tools, "
+        f"{out}: {found.calls} calls, {found.answers} observations, {found.tools} tools, "
         f"{found.notes} notes saved."
     )
     _list("lost", found.lost)
@@ -90,7 +90,7 @@ def cache_migrate(path: Path, json_out: bool) -> None:
         return
     click.echo(
         f"{path}: from format {found.before} to {found.after}, {found.calls} calls, "
-        f"{found.answers} distinct answers. The old file is {found.backup}."
+        f"{found.answers} observations. The old file is {found.backup}."
     )
     click.echo(f"Next: cacherl cache verify {path}")
 

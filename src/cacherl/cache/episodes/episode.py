@@ -27,7 +27,7 @@ from cacherl.cache.lookup.hit import Explanation, Hit, Scope, Viewpoint
 from cacherl.cache.lookup.settings import DrawPolicy
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.storage.entry import Observation, RecordedCall
-from cacherl.core.errors import CacheRLError, RecipeError
+from cacherl.core.errors import CacheError, CacheRLError, RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
@@ -102,6 +102,10 @@ class Episode:
         Raises:
             RecipeError: a bare scenario, and the cache does not say whose tools are meant.
         """
+        unknown = sorted(set(options) - set(EpisodeOptions.__annotations__))
+        if unknown:
+            known = ", ".join(EpisodeOptions.__annotations__)
+            raise TypeError(f"an episode has no option {unknown[0]!r}; there are: {known}")
         self.cache = cache
         self.scenario = about.scenario if isinstance(about, Task) else about
         self.namespace = options.get("namespace") or _namespace(cache, about)
@@ -349,6 +353,13 @@ class Episode:
                 return self.finish(turn, _served(call, hit, hit.observation))
             if not may_run:
                 return self.finish(turn, self._missed(turn, brings_live))
+        if not self.cache.store.writable:
+            # Before it runs: what a tool did cannot be taken back, and its answer would be lost.
+            self.abandon_unrun(turn)
+            raise CacheError(
+                f"{self.cache.name}: {spec.name} would have to run live, and what it answers could not be "
+                "recorded here. Open a cache file with mode 'write', or say record='none'."
+            )
         turn.alone = is_writer(spec.effects) or self.record is RecordMode.ALL
         turn.flight = (self.namespace, *same, self.scenario, self._split)
         return turn
@@ -396,6 +407,11 @@ class Episode:
         with self._shared.lock:
             self._asked[same] -= 1
             self._doubt(turn)
+
+    def abandon_unrun(self, turn: Turn) -> None:
+        """Forget a call whose tool never ran."""
+        with self._shared.lock:
+            self._asked[turn.spec.name, turn.normal.canonical, turn.state.key] -= 1
 
     def _wrote(self, turn: Turn, result: ToolResult) -> None:
         if result.error_class is ErrorClass.TRANSIENT:

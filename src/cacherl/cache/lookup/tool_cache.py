@@ -44,17 +44,24 @@ from cacherl.cache.lookup.hit import (
     Scope,
     Viewpoint,
 )
-from cacherl.cache.lookup.settings import NO_SETTINGS, DrawPolicy, Settings, ToolRules
+from cacherl.cache.lookup.settings import (
+    NO_SETTINGS,
+    DrawPolicy,
+    Settings,
+    ToolRules,
+    load_settings,
+)
 from cacherl.cache.lookup.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.matching import match
 from cacherl.cache.matching.nearest import LooseIndex, Neighbour, ToolIndex
 from cacherl.cache.safety.redact import Profile, Redactor, redactor_of
 from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.portable import is_export
 from cacherl.cache.storage.snapshot import SnapshotStore, is_snapshot
 from cacherl.cache.storage.sqlite import Durability, Mode, SqliteStore
 from cacherl.cache.storage.store import CacheStore, MemoryStore
 from cacherl.cache.trust.fidelity import Calibration, Unit, kept_calibration
-from cacherl.core.errors import CacheError, DataError
+from cacherl.core.errors import CacheError, DataError, RecipeError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall
 from cacherl.core.records import Record
 from cacherl.core.tasks import Split, Task
@@ -165,7 +172,7 @@ class ToolCache:
         path: Path | str,
         *,
         mode: Mode = "read",
-        settings: Settings | None = None,
+        settings: Settings | Path | str | None = None,
         redactor: Redactor | None = None,
         redact: Profile | None = None,
         durability: Durability = "normal",
@@ -176,7 +183,8 @@ class ToolCache:
         Args:
             path: the file. For caches on a server see `wiring.open_cache`.
             mode: `read`, or `write` to record as well.
-            settings: what people say of the tools; None takes those kept in the cache.
+            settings: what people say of the tools, or the file that says it (TOML); None takes
+                those kept in the cache.
             redactor: goes over everything recorded and asked; None takes what the cache asks for.
             redact: begin redaction in a new cache, by this profile.
             durability: `full` keeps what was acknowledged even when the power fails, at several
@@ -186,6 +194,8 @@ class ToolCache:
         Raises:
             CacheError: there is no such cache (read), it is damaged, newer or something else.
         """
+        if isinstance(settings, str | Path):
+            settings = load_settings(Path(settings))
         return cls.on(
             _opened(path, mode, durability),
             name=str(path),
@@ -1155,7 +1165,16 @@ def _opened(path: Path | str, mode: Mode, durability: Durability) -> CacheStore:
     if str(path) == ":memory:":
         return MemoryStore()
     path = Path(path)
+    if mode not in ("read", "write"):
+        raise RecipeError(f"mode = {mode!r}: no such mode. There are: read, write.")
+    if durability not in ("normal", "full"):
+        raise RecipeError(f"durability = {durability!r}: no such. There are: normal, full.")
     if not is_snapshot(path):
+        if path.is_file() and is_export(path):
+            raise CacheError(
+                f"{path}: an export, not a cache. Read it into one with "
+                f"`cacherl cache import {path} NEW.sqlite`."
+            )
         return SqliteStore(path, mode=mode, durability=durability)
     if mode != "read":
         raise CacheError(

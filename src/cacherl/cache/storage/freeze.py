@@ -38,6 +38,7 @@ from cacherl.cache.matching.nearest import (
     word_name,
 )
 from cacherl.cache.storage.entry import CacheEntry, merged
+from cacherl.cache.storage.snapshot import is_snapshot
 from cacherl.cache.storage.snapshot_format import (
     BLOCK,
     CODEC_BITS,
@@ -132,6 +133,11 @@ def freeze(
             somebody else is freezing to this path.
     """
     path = Path(os.path.realpath(path))  # a link is followed, not replaced
+    if path.exists() and not is_snapshot(path):
+        raise CacheError(
+            f"{path}: there is something that is no snapshot. Freezing replaces older snapshots only: "
+            "choose another path."
+        )
     with _replacing(path) as out, _temporary(path.parent) as spool:
         writer = _Writer(out)
         spooled = _Spool(spool)

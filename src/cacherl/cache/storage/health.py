@@ -147,7 +147,7 @@ def repair(path: Path, out: Path) -> Repaired:
 
 def _exists(path: Path) -> None:
     if not path.is_file():
-        raise CacheError(f"{path}: no such cache. Record one with `cacherl record`.")
+        raise CacheError(f"{path}: no such cache. Make one with `cacherl import` or `cacherl run`.")
 
 
 @dataclass(slots=True)

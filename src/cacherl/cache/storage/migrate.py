@@ -42,7 +42,7 @@ def migrate(path: Path) -> Migrated:
         CacheError: no such cache, a damaged or newer one, or one that cannot be written.
     """
     if not path.is_file():
-        raise CacheError(f"{path}: no such cache. Record one with `cacherl record`.")
+        raise CacheError(f"{path}: no such cache. Make one with `cacherl import` or `cacherl run`.")
     refuse_shared(path)
     try:
         with contextlib.closing(connect(path, "write")) as connection:

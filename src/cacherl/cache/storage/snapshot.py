@@ -420,6 +420,10 @@ class SnapshotStore:
 
     # ---- writing
 
+    @property
+    def writable(self) -> bool:
+        return False
+
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
         self._frozen()
 

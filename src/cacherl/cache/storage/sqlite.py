@@ -89,7 +89,9 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         if self._mode == "read" and not self.path.is_file():
-            raise CacheError(f"{self.path}: no such cache. Record one with `cacherl record`.")
+            raise CacheError(
+                f"{self.path}: no such cache. Make one with `cacherl import` or `cacherl run`."
+            )
         refuse_shared(self.path)
         try:
             if self._mode == "write":
@@ -225,6 +227,10 @@ class SqliteStore:
             raise _told(self.path, damage) from damage
         except rows.UNREADABLE as error:
             raise trouble(self.path, error) from error
+
+    @property
+    def writable(self) -> bool:
+        return self._mode == "write"
 
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
         self._check_names(namespace, spec.name)

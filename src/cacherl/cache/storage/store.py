@@ -32,6 +32,11 @@ class CacheStore(Protocol):
     tests on every store.
     """
 
+    @property
+    def writable(self) -> bool:
+        """Whether anything can be kept here."""
+        ...
+
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
         """Keep the tool's declaration; the last one put is the one told."""
         ...
@@ -134,6 +139,10 @@ class MemoryStore:
         self._notes: dict[str, bytes] = {}
         self._newest: float | None = None
         self._undo: list[Callable[[], None]] | None = None
+
+    @property
+    def writable(self) -> bool:
+        return True
 
     def put_tool(self, namespace: str, spec: ToolSpec) -> None:
         name = (namespace, spec.name)

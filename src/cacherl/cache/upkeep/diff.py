@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from cacherl.cache.lookup.tool_cache import ToolCache
-from cacherl.cache.storage.entry import CacheEntry, merged
+from cacherl.cache.storage.entry import CacheEntry
 from cacherl.cache.storage.store import CacheStore
 from cacherl.cache.upkeep.merge import contradictions, excerpt, opened, pages, spec_bytes
 from cacherl.cache.upkeep.named import Opener
@@ -19,7 +19,8 @@ class Differs(Record, frozen=True, kw_only=True):
     """One call that two caches do not know alike."""
 
     how: Literal["contradicting", "only a", "only b", "changed"]
-    """`changed`: other observations, but no scenario without a common answer."""
+    """`changed`: other answers or counts, but no scenario without a common answer. When they were
+    recorded and how long they took does not matter."""
     namespace: str
     tool: str
     arguments: str
@@ -97,7 +98,7 @@ def diff(
                     "contradicting", ours, scenario=found.scenario, a=found.ours, b=found.theirs
                 )
             )
-        elif ours.kept != theirs.kept and merged(ours.kept, ()) != merged(theirs.kept, ()):
+        elif _said(ours) != _said(theirs):
             tell(_differs("changed", ours, a=_first(ours), b=_first(theirs)))
         else:
             _count(counts, ours.call.namespace, ours.call.tool)["same"] += 1
@@ -142,6 +143,10 @@ def diff(
 def _beside(a: CacheStore, b: CacheStore) -> Iterator[tuple[CacheEntry, CacheEntry | None]]:
     for page in pages(a.entries()):
         yield from zip(page, b.get_many([entry.call for entry in page]), strict=True)
+
+
+def _said(entry: CacheEntry) -> frozenset[tuple[bytes, int]]:
+    return frozenset((kept.observation.content(), kept.times) for kept in entry.kept)
 
 
 def _count(counts: dict[tuple[str, str], Counter[str]], namespace: str, tool: str) -> Counter[str]:

@@ -24,7 +24,9 @@ def writable(name: str, open_cache: Opener, *, apply: bool) -> Iterator[CacheSto
     if "://" not in name:
         refuse_other_files(Path(name))
         if not Path(name).is_file():
-            raise CacheError(f"{name}: no such cache. Record one with `cacherl record`.")
+            raise CacheError(
+                f"{name}: no such cache. Make one with `cacherl import` or `cacherl run`."
+            )
     with open_cache(name, mode="write" if apply else "read") as cache:
         yield cache.store
 
