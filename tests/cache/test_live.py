@@ -526,12 +526,14 @@ async def test_a_tool_does_not_run_where_its_answer_could_not_be_kept(tmp_path: 
     ToolCache.open(path, mode="write").close()
     ran: list[str] = []
 
+    def cancel(order_id: str) -> str:
+        ran.append(order_id)
+        return "done"
+
     with ToolCache.open(path) as cache:
         ep = cache.episode("s1", namespace=SPACE, tools=[CANCEL], allow_writes=True)
         with pytest.raises(CacheError, match="could not be recorded here"):
-            await ep.call(
-                "cancel_order", {"order_id": "A"}, live=lambda order_id: ran.append(order_id)
-            )
+            await ep.call("cancel_order", {"order_id": "A"}, live=cancel)
 
     assert ran == []
     assert ep.ledger.rows == ()
