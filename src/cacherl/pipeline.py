@@ -682,7 +682,7 @@ class Run:
                     "--tools live --seed 7 --limit 100",
                 ),
                 NextCommand(
-                    why="Ask the training cache about one call",
+                    why="See what the training cache holds",
                     command=f"cacherl cache stats {train_cache}",
                 ),
                 NextCommand(

@@ -334,3 +334,17 @@ def test_fingerprints_that_do_not_fit_the_calls_are_refused() -> None:
         pytest.raises(DataError, match="0 fingerprints for 0 well-formed calls"),
     ):
         cache.record_trajectory(task(), trajectory(), fingerprints=[])
+
+
+def test_a_scope_may_be_said_as_a_word() -> None:
+    """A word that is taken and not understood would hand one world's answers to another."""
+    with ToolCache.open(":memory:") as cache:
+        asked = call(GET, order_id="A")
+        cache.record_trajectory(task(scenario="s1"), trajectory((asked, result(asked, "paid"))))
+
+        shared = cache.episode(task(scenario="s2")).lookup("get_order", A)
+        own = cache.episode(task(scenario="s2"), scope="scenario").lookup("get_order", A)
+        with pytest.raises(RecipeError, match="scope"):
+            cache.episode(task(), scope="scenarios")
+
+    assert (shared.tier, own.tier) == (Tier.EXACT, Tier.BEST_EFFORT)

@@ -53,7 +53,7 @@ class EpisodeOptions(TypedDict, total=False):
     """What is recorded goes here. Default: the task's, else the only one of `splits`, else TRAIN."""
     splits: frozenset[Split]
     """Observations of others cannot be seen under any tier. Default: `split` if given, else TRAIN."""
-    scope: Scope
+    scope: Scope | str
     """What other scenarios' observations are worth. Default GLOBAL."""
     fingerprint: Callable[[], str] | None
     """Tells the state of an environment that runs beside the episode (the simulator without its dear
@@ -126,7 +126,7 @@ class Episode:
         self._view = Viewpoint(
             scenario=self.scenario,
             splits=splits,
-            scope=options.get("scope", Scope.GLOBAL),
+            scope=_chosen(Scope, "scope", options.get("scope", Scope.GLOBAL)),
             sources=options.get("sources"),
             exclude_scenarios=options.get("exclude_scenarios", frozenset()),
             fuzzy_min_score=options.get("fuzzy_min_score"),

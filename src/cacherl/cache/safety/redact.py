@@ -256,6 +256,16 @@ def make_key(cache: Path) -> bytes:
 def _keep_key(cache: Path, key: bytes) -> None:
     """Keep a key beside a cache that has none; it appears whole, and an older one stays."""
     path = key_path(cache)
+    try:
+        _write_key(path, key)
+    except OSError as error:
+        raise CacheError(
+            f"{path}: the redaction key cannot be kept ({error}). Free the disk or choose another "
+            "path; nothing was written."
+        ) from error
+
+
+def _write_key(path: Path, key: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
