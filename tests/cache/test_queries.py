@@ -329,3 +329,9 @@ def test_an_ambiguous_or_unknown_tool_is_one_line(path: Path) -> None:
         queries.lookup(path, "get_order", "{}", state="zz")
     with pytest.raises(CacheError, match="no such cache"):
         queries.stats(path.with_name("typo"))
+
+
+def test_a_tool_without_arguments_is_told_what_is_missing(shop: Path) -> None:
+    """It is no broken JSON, so nobody should look for a bracket."""
+    with pytest.raises(RecipeError, match="alone is no call"):
+        queries.lookup(shop, "get_order", None)

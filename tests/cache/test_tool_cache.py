@@ -383,7 +383,7 @@ def test_an_unknown_tool_is_named_with_the_known_ones(cache: ToolCache) -> None:
     """A typing error at the terminal should cost one look."""
     keep(cache, GET, "a", order_id="A")
 
-    with pytest.raises(CacheError, match=r"no tool shop/git_order .* shop/get_order"):
+    with pytest.raises(CacheError, match=r"no tool git_order of shop .* Did you mean get_order\?"):
         cache.spec(SPACE, "git_order")
 
 

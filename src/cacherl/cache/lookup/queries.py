@@ -455,6 +455,10 @@ def _opened(path: Path | str, settings: Path | None, open_cache: Opener) -> Iter
 def _call(tool: str, arguments_json: str | None) -> tuple[str, JsonObject]:
     if arguments_json is not None:
         return tool, _object(arguments_json, "the arguments are")
+    if not tool.lstrip().startswith("{"):
+        raise RecipeError(
+            f"the tool {tool!r} alone is no call. Add its arguments as JSON: '{{}}' where it has none."
+        )
     return _named_call(tool, "the call is")
 
 

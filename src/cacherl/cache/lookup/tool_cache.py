@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -394,9 +395,12 @@ class ToolCache:
         specs = self._store.tools()
         found = specs.get((namespace, tool))
         if found is None:
-            known = ", ".join(f"{space}/{name}" for space, name in specs) or "none"
+            known = ", ".join(sorted({name for _, name in specs})) or "none"
+            near = difflib.get_close_matches(tool, [name for _, name in specs], n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            where = f" of {namespace}" if namespace else ""
             raise CacheError(
-                f"{self.name}: no tool {namespace}/{tool} was recorded; there are: {known}. "
+                f"{self.name}: no tool {tool}{where} was recorded; there are: {known}.{meant} "
                 "See them with `cacherl cache stats`."
             )
         return found
