@@ -91,6 +91,11 @@ class ToolSpec(Record, frozen=True, kw_only=True):
     effects: Effects = UNDECLARED
 
 
+def undeclared(name: str) -> ToolSpec:
+    """Return the spec of a tool that was called but never declared: it may do anything."""
+    return ToolSpec(name=name, description="", parameters={"type": "object"})
+
+
 class ToolResult(Record, frozen=True, kw_only=True, gc=False):
     """What one call was answered, and how far to trust it."""
 

@@ -21,7 +21,7 @@ from cacherl.cache.episodes.live import LiveCall, RecordMode, had_recordings, sh
 from cacherl.cache.episodes.readdress import readdress
 from cacherl.cache.identity.canonical import decode_canonical
 from cacherl.cache.identity.normalise import NormalCall, is_writer
-from cacherl.cache.identity.state import NO_WRITES, CallState, StateOverlay
+from cacherl.cache.identity.state import DOUBT, NO_WRITES, CallState, StateOverlay
 from cacherl.cache.lookup.draws import Draw
 from cacherl.cache.lookup.hit import Explanation, Hit, Scope, Viewpoint
 from cacherl.cache.lookup.settings import DrawPolicy
@@ -253,8 +253,7 @@ class Episode:
             self._overlay.fingerprint(self.cache.bare(self._fingerprint()))
         state = self._overlay.state(spec.effects, normal.arguments)
         if self._doubted and self._touched(self._doubtful, spec, normal):
-            # In a state that nobody knows nothing was ever recorded.
-            return CallState(key=state.key + b"?")
+            return CallState(key=state.key + DOUBT)
         return state
 
     @staticmethod
@@ -347,19 +346,19 @@ class Episode:
             else:
                 view = self._exactly if may_run else self._view
                 hit = self._find(spec, normal, state, occurrence, view)
+            found = hit is not None and hit.observation is not None
+            if may_run and not found and not self.cache.store.writable:
+                # Before it runs: what a tool did cannot be taken back, and its answer would be lost.
+                raise CacheError(
+                    f"{self.cache.name}: {spec.name} would have to run live, and what it answers could "
+                    "not be recorded here. Open a cache file with mode 'write', or say record='none'."
+                )
             self._asked[same] = occurrence + 1
             turn = Turn(call=call, spec=spec, normal=normal, state=state, occurrence=occurrence)
             if hit is not None and hit.observation is not None:
                 return self.finish(turn, _served(call, hit, hit.observation))
             if not may_run:
                 return self.finish(turn, self._missed(turn, brings_live))
-        if not self.cache.store.writable:
-            # Before it runs: what a tool did cannot be taken back, and its answer would be lost.
-            self.abandon_unrun(turn)
-            raise CacheError(
-                f"{self.cache.name}: {spec.name} would have to run live, and what it answers could not be "
-                "recorded here. Open a cache file with mode 'write', or say record='none'."
-            )
         turn.alone = is_writer(spec.effects) or self.record is RecordMode.ALL
         turn.flight = (self.namespace, *same, self.scenario, self._split)
         return turn
@@ -407,11 +406,6 @@ class Episode:
         with self._shared.lock:
             self._asked[same] -= 1
             self._doubt(turn)
-
-    def abandon_unrun(self, turn: Turn) -> None:
-        """Forget a call whose tool never ran."""
-        with self._shared.lock:
-            self._asked[turn.spec.name, turn.normal.canonical, turn.state.key] -= 1
 
     def _wrote(self, turn: Turn, result: ToolResult) -> None:
         if result.error_class is ErrorClass.TRANSIENT:

@@ -25,6 +25,9 @@ from cacherl.core.tools import Effects
 NO_WRITES = b""
 """The state key of a call that no earlier write touches."""
 
+DOUBT = b"?"
+"""Added to a state key: a state that nobody knows, in which nothing was ever recorded."""
+
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _MAX_RESOURCES = 256  # a call that names more widens to the kind
 

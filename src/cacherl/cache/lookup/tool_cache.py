@@ -34,7 +34,7 @@ from cacherl.cache.identity.normalise import (
     is_writer,
     plan_of,
 )
-from cacherl.cache.identity.state import NO_WRITES, StateOverlay, touches_no_more
+from cacherl.cache.identity.state import DOUBT, NO_WRITES, StateOverlay, touches_no_more
 from cacherl.cache.lookup.draws import Draw, alternatives, pick, shared
 from cacherl.cache.lookup.hit import (
     EVERY_SPLIT,
@@ -66,7 +66,7 @@ from cacherl.core.errors import CacheError, DataError, RecipeError
 from cacherl.core.messages import AssistantMessage, MalformedCall, ToolCall
 from cacherl.core.records import Record
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec
+from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec, undeclared
 from cacherl.core.trajectories import Trajectory
 
 __all__ = [
@@ -93,7 +93,6 @@ Clock = Callable[[], float]
 
 FIRST_DRAW = Draw()
 _EFFECTS = "effects/"
-_DOUBT = b"?"
 
 _MAX_REMEMBERED = 1 << 14
 _MAX_REMEMBERED_TEXT = (
@@ -571,7 +570,7 @@ class ToolCache:
                 overlay.fingerprint(fingerprints[place])
             if result.source is Source.LOOP:
                 continue
-            declared = specs.get(call.name) or _undeclared(call.name)
+            declared = specs.get(call.name) or undeclared(call.name)
             spec = self.effective(task.namespace, declared)
             normal = self.normal(spec, call.arguments)
             state = overlay.state(spec.effects, normal.arguments)
@@ -684,22 +683,11 @@ class ToolCache:
         """Return what `lookup` returns, for an effective tool and arguments in normal form already."""
         fired = _told(normal.fired) if normal.fired else ()
         if self._doubtful and self._is_doubtful(namespace, spec.name):
-            state_key += _DOUBT  # nothing was recorded in such a state
+            state_key += DOUBT
             fired = (*fired, "effects: touch more than they did when this was recorded")
         call = RecordedCall.of(namespace, spec.name, normal.canonical, state_key)
         rules = self._rules.get((namespace, spec.name)) or self.rules(namespace, spec.name)
-        if self.redactor is not None:
-            view = self._redacted(view)
-        asked = _Asked(
-            namespace=namespace,
-            spec=spec,
-            call=call,
-            view=view,
-            oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
-            draw=draw,
-            policy=rules.draw,
-            fired=fired,
-        )
+        asked = self._asking(namespace, spec, call, rules, view, draw, fired)
         entry = self._entry(call)
         if entry is not None:
             pool, faithful = _visible(entry, asked, errors=True)
@@ -716,24 +704,15 @@ class ToolCache:
     ) -> Hit:
         """Return the nearest recorded success of a tool, however far: for miss policies only."""
         rules = self.rules(namespace, spec.name)
-        if self.redactor is not None:
-            view = self._redacted(view)
-        asked = _Asked(
-            namespace=namespace,
-            spec=spec,
-            call=RecordedCall.of(namespace, spec.name, normal.canonical, NO_WRITES),
-            view=view,
-            oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
-            draw=draw,
-            policy=rules.draw,
-            fired=_told(normal.fired) if normal.fired else (),
-        )
+        call = RecordedCall.of(namespace, spec.name, normal.canonical, NO_WRITES)
+        fired = _told(normal.fired) if normal.fired else ()
+        asked = self._asking(namespace, spec, call, rules, view, draw, fired)
         index = self._index(namespace, spec, view.splits)
         shape = self.match_plan(namespace, spec).shape(normal.arguments)
         if asked.restricted:
             candidates = iter(index.ranked(shape, _MAX_TRIED))
         else:
-            near = index.best(shape, min_score=0.0, scenario=view.scenario)
+            near = index.best(shape, min_score=0.0, scenario=asked.view.scenario)
             candidates = iter(() if near is None else (near,))
         for near in candidates:
             entry = self._indexed(namespace, spec.name, near)
@@ -743,6 +722,29 @@ class ToolCache:
                     Tier.BEST_EFFORT, entry, pool, asked, near.score, state_matched=False
                 )
         return Hit(tier=Tier.MISS, fired=asked.fired)
+
+    def _asking(
+        self,
+        namespace: str,
+        spec: ToolSpec,
+        call: RecordedCall,
+        rules: ToolRules,
+        view: Viewpoint,
+        draw: Draw,
+        fired: tuple[str, ...],
+    ) -> _Asked:
+        if self.redactor is not None:
+            view = self._redacted(view)
+        return _Asked(
+            namespace=namespace,
+            spec=spec,
+            call=call,
+            view=view,
+            oldest=None if rules.max_age_s is None else self._now(view) - rules.max_age_s,
+            draw=draw,
+            policy=rules.draw,
+            fired=fired,
+        )
 
     def _redacted(self, view: Viewpoint) -> Viewpoint:
         scenario = None if view.scenario is None else self.bare(view.scenario)
@@ -1195,11 +1197,6 @@ def _is_tools_own(result: ToolResult) -> bool:
         and result.source is not Source.LOOP
         and result.error_class is not ErrorClass.TRANSIENT
     )
-
-
-def _undeclared(name: str) -> ToolSpec:
-    """Return the spec of a tool that was called but never offered: it may do anything."""
-    return ToolSpec(name=name, description="", parameters={"type": "object"})
 
 
 def _answered(trajectory: Trajectory) -> list[tuple[ToolCall, ToolResult]]:

@@ -23,7 +23,7 @@ from cacherl.cache.storage.store import CacheStore
 from cacherl.core.errors import CacheError
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import Tier, ToolSpec
+from cacherl.core.tools import Tier, ToolSpec, undeclared
 
 Says = Callable[[str, str], bool]
 """Does a text say a phrase? `reward.answer.says`, as final answers are judged."""
@@ -132,7 +132,7 @@ def held_out_tasks(tasks: Iterable[Task]) -> HeldOut:
             calls.append(
                 HeldCall(
                     namespace=task.namespace,
-                    spec=specs.get(gold.name) or _undeclared(gold.name),
+                    spec=specs.get(gold.name) or undeclared(gold.name),
                     arguments=gold.arguments,
                     state=None,
                     scenario=task.scenario,
@@ -161,7 +161,7 @@ def held_out_cache(store: CacheStore) -> HeldOut:
             calls.append(
                 HeldCall(
                     namespace=call.namespace,
-                    spec=specs.get((call.namespace, call.tool)) or _undeclared(call.tool),
+                    spec=specs.get((call.namespace, call.tool)) or undeclared(call.tool),
                     arguments=call.arguments,
                     state=call.state,
                     scenario=scenario,
@@ -470,10 +470,6 @@ def _is_bound(entries: Iterable[CacheEntry], foreign: Callable[[Observation], bo
 
 def _succeeds(entries: Iterable[CacheEntry]) -> bool:
     return any(not seen.is_error for seen in _observations(entries))
-
-
-def _undeclared(name: str) -> ToolSpec:
-    return ToolSpec(name=name, description="", parameters={"type": "object"})
 
 
 # ---- evaluation --------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cache.storage.store import CacheStore
 from cacherl.core.errors import CacheError
 from cacherl.core.records import JsonObject, Record
-from cacherl.core.tools import ToolSpec
+from cacherl.core.tools import ToolSpec, undeclared
 
 __all__ = [
     "KEY_VARIABLE",
@@ -440,7 +440,7 @@ def redact_into(
             arguments = redactor.arguments(call.arguments)
             canonical = call.canonical
             if arguments != call.arguments:
-                said = specs.get((call.namespace, call.tool)) or _unknown(call.tool)
+                said = specs.get((call.namespace, call.tool)) or undeclared(call.tool)
                 seen = settings.applied(call.namespace, said)
                 canonical = plan_of(seen).normal(arguments).canonical
             state = call.state
@@ -512,10 +512,6 @@ def _writes_with_secrets(
 def _settings_of(store: CacheStore) -> Settings:
     said = store.note("settings")
     return Settings() if said is None else msgspec.json.decode(said, type=Settings)
-
-
-def _unknown(tool: str) -> ToolSpec:
-    return ToolSpec(name=tool, description="", parameters={"type": "object"})
 
 
 def redact_file(

@@ -68,7 +68,7 @@ from cacherl.cache.storage.snapshot_format import (
 from cacherl.cache.storage.store import CacheStore
 from cacherl.core.errors import CacheError
 from cacherl.core.records import Record
-from cacherl.core.tools import ToolSpec
+from cacherl.core.tools import ToolSpec, undeclared
 
 if TYPE_CHECKING:
     from cacherl.cache.lookup.tool_cache import ToolCache
@@ -469,7 +469,7 @@ class _Frozen:
 
     def _tool(self, number: int, name: tuple[str, str]) -> FrozenTool:
         spec = self._specs.get(name)
-        plan = self._plan(name[0], spec or _undeclared(name[1]))
+        plan = self._plan(name[0], spec or undeclared(name[1]))
         zipped = None if self._compress == "none" else _trained(self._spool, name)
         writer = self._writer
         first = self._entries
@@ -514,10 +514,6 @@ def _declared(spec: ToolSpec | None) -> msgspec.Raw:
     if spec is None:
         return UNDECLARED_SPEC
     return msgspec.Raw(msgspec.json.encode(spec, order="sorted"))
-
-
-def _undeclared(name: str) -> ToolSpec:
-    return ToolSpec(name=name, description="", parameters={"type": "object"})
 
 
 class _ToolColumns:

@@ -24,7 +24,7 @@ from cacherl.cache.upkeep.named import Opener, writable
 from cacherl.cache.upkeep.spool import Spool
 from cacherl.core.errors import CacheError
 from cacherl.core.records import Record
-from cacherl.core.tools import Effects, ToolSpec
+from cacherl.core.tools import Effects, ToolSpec, undeclared
 
 _OTHER_STATES = "c1"
 """Rules whose state keys were computed in another way: no state of theirs can be reached."""
@@ -195,7 +195,7 @@ class _Rules:
         """Return the tool and its normalisation under the new settings."""
         name = (namespace, tool)
         if name not in self._known:
-            spec = self._new.applied(namespace, self._specs.get(name) or _undeclared(tool))
+            spec = self._new.applied(namespace, self._specs.get(name) or undeclared(tool))
             self._known[name] = spec, plan_of(spec)
         return self._known[name]
 
@@ -210,11 +210,6 @@ class _Rules:
                 self._old.applied(namespace, spec).effects, self.of(namespace, tool)[0].effects
             )
         ]
-
-
-def _undeclared(name: str) -> ToolSpec:
-    """Return the spec of a tool that was called but never declared: it may do anything."""
-    return ToolSpec(name=name, description="", parameters={"type": "object"})
 
 
 class _States:
