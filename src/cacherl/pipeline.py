@@ -88,6 +88,7 @@ class _CountingWorld:
     def __init__(self, world: World) -> None:
         self._world = world
         self.namespace = world.namespace
+        self.resets = world.resets
         self.live_calls = 0
 
     @property

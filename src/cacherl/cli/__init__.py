@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cacherl import __version__
+from cacherl.cli import augmenting, hub, imports, proxying, recording, selecting, tools
 from cacherl.cli import cache_calibrate as _cache_calibrate  # noqa: F401 - adds a command
 from cacherl.cli import cache_health as _cache_health  # noqa: F401 - adds commands
 from cacherl.cli import cache_safety as _cache_safety  # noqa: F401 - adds commands
@@ -33,7 +34,7 @@ from cacherl.cli import cache_snapshot as _cache_snapshot  # noqa: F401 - adds a
 from cacherl.cli import cache_upkeep as _cache_upkeep  # noqa: F401 - adds commands
 from cacherl.cli.cache import cache as cache_commands
 from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
-from cacherl.core.errors import DataError, ModelError
+from cacherl.core.errors import ModelError
 from cacherl.core.tasks import Split
 from cacherl.experiment import EvaluateSection, LimitsSection, Stage, WorldSection
 from cacherl.render import Template
@@ -47,6 +48,9 @@ def main() -> None:
 
 
 main.add_command(cache_commands)
+for _room in (tools, recording, proxying, imports, augmenting, selecting, hub):
+    for _command in _room.COMMANDS:
+        main.add_command(_command)
 
 
 # ---- run ---------------------------------------------------------------------------------------
@@ -363,66 +367,6 @@ def eval_command(
     Console().print(table)
     if played.not_scored:
         click.echo(f"  {len(played.not_scored)} tasks not scored: {played.not_scored[0].error}")
-
-
-# ---- import and replay -------------------------------------------------------------------------
-
-
-@main.command("import")
-@click.argument("source", type=FILE)
-@click.option("--format", "format_name", type=click.Choice(["tau-bench"]), required=True)
-@click.option("--out", type=FOLDER, help="Where to; imports/<file name> unless told.")
-@JSON
-@example(
-    "cacherl import --format tau-bench ../shared/data/tau-bench/gpt-4o-airline.json --out imports/airline"
-)
-def import_command(source: Path, format_name: str, out: Path | None, json_out: bool) -> None:
-    """Read somebody else's trajectories in SOURCE into tasks, trajectories and a cache.
-
-    The cache is built beside the file that is there and then takes its place, so an import that
-    fails changes nothing.
-    """
-    from cacherl.imports import import_file
-
-    folder = out or Path("imports") / source.stem
-    summary = import_file(source, format_name, folder)
-    if json_out:
-        click.echo(as_json(summary))
-        return
-    click.echo(
-        f"{summary.trajectories} trajectories of {summary.tasks} tasks, {summary.calls} calls; "
-        f"{summary.new} answers kept, {summary.skipped} not a tool's own."
-    )
-    click.echo(f"Next: cacherl cache stats {folder}/cache.sqlite")
-    click.echo(f"      cacherl replay {folder}")
-
-
-@main.command()
-@click.argument("folder", type=FOLDER)
-@JSON
-@example("cacherl replay imports/airline")
-def replay(folder: Path, json_out: bool) -> None:
-    """Play every imported conversation in FOLDER again through the loop, answered by its cache.
-
-    Tells how many tool results came back byte for byte.
-    """
-    from cacherl.imports import replay_folder
-
-    summary = asyncio.run(replay_folder(folder))
-    if json_out:
-        click.echo(as_json(summary))
-        return
-    click.echo(
-        f"{summary.conversations} conversations, {summary.results} results: "
-        f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
-        f"{summary.different} different."
-    )
-    for tier, count in summary.tiers.items():
-        click.echo(f"  {tier:<12} {count}")
-    if summary.different:
-        raise DataError(
-            f"{summary.different} results differ; the first: {summary.first_difference}"
-        )
 
 
 # ---- tasks -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
     ├── DataError           a file does not hold what it should (names file, line, field)
     ├── CacheError          a cache cannot be opened, read or trusted
     ├── ModelError          a model cannot be loaded or reached
+    ├── BudgetError         the money or the tokens allowed are spent; what was bought is kept (exit code 3)
     ├── ToolError           a tool server or a tool world cannot be used
     └── MissingExtraError   an optional package is not installed
 
@@ -35,6 +36,12 @@ class CacheError(CacheRLError):
 
 class ModelError(CacheRLError):
     """A model cannot be loaded or reached."""
+
+
+class BudgetError(CacheRLError):
+    """The money or the tokens allowed are spent. Not a failure of model or tools: stop, keep, resume."""
+
+    exit_code = 3
 
 
 class ToolError(CacheRLError):

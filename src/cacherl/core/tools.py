@@ -103,6 +103,8 @@ class ToolResult(Record, frozen=True, kw_only=True, gc=False):
     name: str
     text: str
     """What the model sees; JSON where the tool answers with data."""
+    wire: str | None = None
+    """The answer as the tool's server gave it (JSON), where that is more than `text` says."""
     is_error: bool = False
     error_class: ErrorClass | None = None
     tier: Tier

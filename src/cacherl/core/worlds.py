@@ -21,6 +21,9 @@ class World(Protocol):
     """A set of live tools and a source of tasks for them."""
 
     namespace: str
+    resets: bool
+    """Whether `open` gives a fresh copy of the scenario's state. False for tools that act on something
+    outside (a real account, a folder): there a call that ran once must never be made again to resume."""
 
     @property
     def specs(self) -> Sequence[ToolSpec]:

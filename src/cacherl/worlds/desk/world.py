@@ -38,6 +38,7 @@ class DeskWorld:
     """
 
     namespace = NAMESPACE
+    resets = True
 
     def __init__(self, families: Sequence[str] = ()) -> None:
         unknown = [name for name in families if name not in FAMILIES]

@@ -1,0 +1,1 @@
+"""Between an MCP client and an MCP server: record what passes, or answer from a cache."""

@@ -1,0 +1,1 @@
+"""A paid model, with what paying takes: journal, budget, pace, prices, batch."""
