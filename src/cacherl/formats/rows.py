@@ -11,6 +11,18 @@ from typing import Any
 
 import msgspec
 
+from cacherl.core.records import Record
+
+
+class Skipped(Record, frozen=True, kw_only=True):
+    """Something an import left out, and why."""
+
+    where: str
+    """`file:line` for lines, `file: row N` (from 1) for arrays and tables."""
+    field: str
+    """The path within the row, such as `messages[3].tool_calls`; empty for the row as a whole."""
+    problem: str
+
 
 class Unreadable(Exception):
     """A row that is no conversation of its format. Skipped and reported, never fatal to the file."""
