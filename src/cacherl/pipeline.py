@@ -27,7 +27,7 @@ from cacherl.cache.safety.audit import require_single_split
 from cacherl.cache.storage.snapshot import SnapshotStore
 from cacherl.cache.trust.calibrate import calibrate_and_keep
 from cacherl.cache.trust.fidelity import kept_calibration
-from cacherl.core.errors import MissingExtraError
+from cacherl.core.errors import BudgetError, MissingExtraError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split, Task
@@ -277,6 +277,8 @@ class Run:
                 on_progress=self._progress(stage, "training tasks"),
             )
         )
+        if summary.out_of_budget is not None:
+            raise BudgetError(summary.out_of_budget)
         # The held-out cache is for the cached evaluation only. It is a file of its own, and training
         # never opens it.
         held = self._file(stage, "heldout.jsonl")

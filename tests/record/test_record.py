@@ -85,6 +85,7 @@ class Counter:
     """A world with one number in it; the scenario `gone` cannot be opened."""
 
     namespace = "counter"
+    resets = True
 
     def __init__(self) -> None:
         self.calls = 0
@@ -255,8 +256,8 @@ async def test_a_dead_model_ends_the_run_with_its_own_line(tmp_path: Path) -> No
     assert len(list(read_jsonl(out, Trajectory))) == 4
 
 
-async def test_the_hook_sees_each_trajectory_before_it_is_on_file(tmp_path: Path) -> None:
-    """The cache is filled there: an episode on file whose calls are not cached would never be again."""
+async def test_the_hook_sees_each_trajectory_once_it_is_on_file(tmp_path: Path) -> None:
+    """The cache follows the file there: behind it after a kill, never before it, so nothing counts twice."""
     world, out = Counter(), tmp_path / "trajectories.jsonl"
     seen: list[tuple[str, int]] = []
 
@@ -269,7 +270,7 @@ async def test_the_hook_sees_each_trajectory_before_it_is_on_file(tmp_path: Path
         Adder(), world, tasks, limits=LIMITS, seed=0, out=out, concurrency=1, on_trajectory=hook
     )
 
-    assert seen == [("t0", 0), ("t1", 1), ("t2", 2)]
+    assert seen == [("t0", 1), ("t1", 2), ("t2", 3)]
 
 
 async def test_rollouts_of_one_task_have_seeds_of_their_own(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ touches live tools; `RecordSummary.live_calls` says how often.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +16,22 @@ import msgspec
 
 from cacherl.agent import run_episode
 from cacherl.core.bounded import run_bounded
-from cacherl.core.errors import CacheRLError, ModelError, RecipeError, ToolError
+from cacherl.core.errors import BudgetError, CacheRLError, ModelError, RecipeError, ToolError
 from cacherl.core.jsonl import JsonlAppender, read_jsonl, write_jsonl
-from cacherl.core.messages import SystemMessage, ToolCall, UserMessage
+from cacherl.core.messages import (
+    AssistantMessage,
+    MalformedCall,
+    SystemMessage,
+    ToolCall,
+    UserMessage,
+)
 from cacherl.core.models import ChatModel, Limits
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.tools import ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.core.worlds import World, WorldTools
+from cacherl.record.live_calls import LiveCalls
 
 INFRASTRUCTURE = (StopReason.MODEL_FAILED, StopReason.TOOLS_FAILED)
 """Stops that say nothing about the policy; a later run records these episodes again."""
@@ -42,12 +50,20 @@ class RecordSummary(Record, frozen=True, kw_only=True):
     """Episodes that were already on file."""
     retried: int
     """Episodes on file as an infrastructure failure, taken out and run again."""
+    left: int = 0
+    """Episodes still to be recorded: the budget was spent before."""
+    cut_short: int = 0
+    """Of these, episodes that had begun; they go on where they were stopped."""
+    out_of_budget: str | None = None
+    """What was spent and the next command, where the budget ended the run."""
     live_calls: int
     """Calls that reached a live tool in this run, those of failed episodes included."""
     stops: dict[str, int]
     """Episodes of this run by `StopReason`."""
     tool_errors: dict[str, int]
     """Tool results of this run that were errors, by `ErrorClass` (`unclassed` where none is known)."""
+    model_errors: dict[str, int] = {}
+    """What went wrong with the model in this run, by kind: malformed calls, and why episodes failed."""
     prompt_tokens: int
     completion_tokens: int
     wall_s: float
@@ -56,12 +72,11 @@ class RecordSummary(Record, frozen=True, kw_only=True):
 class _CountedTools:
     """The world's tools, counting what reaches them."""
 
-    def __init__(self, tools: WorldTools) -> None:
-        self._tools = tools
-        self.calls = 0
+    def __init__(self, tools: WorldTools, tally: _Tally) -> None:
+        self._tools, self._tally = tools, tally
 
     async def call(self, call: ToolCall) -> ToolResult:
-        self.calls += 1
+        self._tally.live_calls += 1
         return await self._tools.call(call)
 
     async def aclose(self) -> None:
@@ -81,6 +96,7 @@ async def record(
     out: Path,
     concurrency: int = 4,
     best_of: int = 1,
+    live_calls: Path | None = None,
     on_trajectory: OnTrajectory | None = None,
     on_progress: OnProgress | None = None,
     give_up_after: int = 8,
@@ -89,7 +105,11 @@ async def record(
 
     Can be stopped at any point and started again: pairs of task and rollout that are on file are
     skipped, a torn last line is cut off, and episodes that ended in an infrastructure failure are run
-    again. A failing episode is itself on record and stops nothing.
+    again. A failing episode is itself on record and stops nothing. Where the world does not reset, an
+    episode that was cut short goes on from its file of live calls and repeats none that ran.
+
+    When the budget is spent no new episode begins, those under way go on until they are refused too,
+    and the summary says so (`out_of_budget`); what they bought is in the teacher's journal.
 
     Args:
         model: the policy.
@@ -100,15 +120,18 @@ async def record(
         out: the file of trajectories.
         concurrency: episodes under way at once.
         best_of: rollouts of each task; `select` keeps the best.
-        on_trajectory: called with each finished episode, in order of completion and before it is
-            written: put it into the cache here. Called again if the process dies between the two.
+        live_calls: where the calls of a world that does not reset are written down; beside `out`
+            unless told. A world that resets needs none: its calls are made again on a fresh state.
+        on_trajectory: called with each finished episode once it is on file, in the order of the file.
+            It is not called again if the process dies before or within it: what it keeps must be
+            brought level with the file at the next start (`CacheOfFile`).
         on_progress: called after each episode.
         give_up_after: infrastructure failures in a row, with no success between them, after which
             nothing is to be hoped for (a dead server, a wrong key).
 
     Raises:
         RecipeError: `out` holds episodes of another policy or seed.
-        DataError: a line of `out` is damaged.
+        DataError: a line of `out` or of the live calls is damaged.
         ModelError: the model failed `give_up_after` times in a row.
         ToolError: the tools did.
     """
@@ -116,55 +139,104 @@ async def record(
     on_file, retried = _resume(out, policy=model.name, seed=seed)
     wanted = [(task, rollout) for task in tasks for rollout in range(best_of)]
     missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in on_file]
-    stops: Counter[str] = Counter()
-    tool_errors: Counter[str] = Counter()
-    live_calls = prompt_tokens = completion_tokens = failures_in_a_row = 0
+    tally = _Tally()
     done = len(wanted) - len(missing)
 
-    with JsonlAppender(out) as file:
-
-        async def one(pair: tuple[Task, int]) -> None:
-            nonlocal live_calls, prompt_tokens, completion_tokens, failures_in_a_row, done
-            task, rollout = pair
-            trajectory, calls = await _episode(
-                model, world, task, limits=limits, seed=seed, rollout=rollout
-            )
-            # No await from here on: what is counted, hooked and written is one step for other episodes.
-            live_calls += calls
-            stops[trajectory.stop.value] += 1
-            tool_errors.update(
-                str(result.error_class or "unclassed")
-                for result in trajectory.results
-                if result.is_error
-            )
-            prompt_tokens += trajectory.usage.prompt_tokens
-            completion_tokens += trajectory.usage.completion_tokens
-            if on_trajectory is not None:
-                on_trajectory(task, trajectory)
-            file.append(trajectory)
-            done += 1
-            if on_progress is not None:
-                on_progress(done, len(wanted))
-            if trajectory.stop not in INFRASTRUCTURE:
-                failures_in_a_row = 0
+    def while_allowed() -> Iterator[tuple[Task, int]]:
+        for pair in missing:
+            if tally.out_of_budget is not None:
                 return
-            failures_in_a_row += 1
-            if failures_in_a_row >= give_up_after:
-                raise _given_up(trajectory, failures_in_a_row, out)
+            yield pair
 
-        await run_bounded(missing, one, concurrency=concurrency)
+    async def one(pair: tuple[Task, int]) -> None:
+        nonlocal done
+        task, rollout = pair
+        try:
+            trajectory = await _episode(
+                model, world, task, memory, tally, limits=limits, seed=seed, rollout=rollout
+            )
+        except BudgetError as error:
+            tally.cut_short += 1
+            tally.out_of_budget = str(error)
+            return
+        # No await from here on: what is counted, written and hooked is one step for other episodes.
+        tally.add(trajectory)
+        file.append(trajectory)
+        if on_trajectory is not None:
+            on_trajectory(task, trajectory)
+        done += 1
+        if on_progress is not None:
+            on_progress(done, len(wanted))
+        if tally.failures_in_a_row >= give_up_after:
+            raise _given_up(trajectory, tally.failures_in_a_row, out)
+
+    with contextlib.ExitStack() as files:
+        memory = None
+        if not world.resets:
+            path = live_calls or out.with_name("live_calls.jsonl")
+            memory = files.enter_context(LiveCalls(path, without=on_file))
+        file = files.enter_context(JsonlAppender(out))
+        await run_bounded(while_allowed(), one, concurrency=concurrency)
 
     return RecordSummary(
-        episodes=len(missing),
+        episodes=sum(tally.stops.values()),
         skipped=len(wanted) - len(missing),
         retried=retried,
-        live_calls=live_calls,
-        stops=dict(sorted(stops.items())),
-        tool_errors=dict(sorted(tool_errors.items())),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        left=len(wanted) - done,
+        cut_short=tally.cut_short,
+        out_of_budget=tally.out_of_budget,
+        live_calls=tally.live_calls,
+        stops=dict(sorted(tally.stops.items())),
+        tool_errors=dict(sorted(tally.tool_errors.items())),
+        model_errors=dict(sorted(tally.model_errors.items())),
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
         wall_s=time.perf_counter() - started,
     )
+
+
+class _Tally:
+    """What has come of a run so far."""
+
+    def __init__(self) -> None:
+        self.stops: Counter[str] = Counter()
+        self.tool_errors: Counter[str] = Counter()
+        self.model_errors: Counter[str] = Counter()
+        self.live_calls = self.prompt_tokens = self.completion_tokens = 0
+        self.failures_in_a_row = self.cut_short = 0
+        self.out_of_budget: str | None = None
+
+    def add(self, trajectory: Trajectory) -> None:
+        self.stops[trajectory.stop.value] += 1
+        self.tool_errors.update(tool_errors(trajectory))
+        self.model_errors.update(model_errors(trajectory))
+        self.prompt_tokens += trajectory.usage.prompt_tokens
+        self.completion_tokens += trajectory.usage.completion_tokens
+        self.failures_in_a_row = self.failures_in_a_row + 1 if is_unsettled(trajectory) else 0
+
+
+def is_unsettled(trajectory: Trajectory) -> bool:
+    """Say whether a later run records this episode again: it says nothing about the policy."""
+    return trajectory.stop in INFRASTRUCTURE
+
+
+def tool_errors(trajectory: Trajectory) -> list[str]:
+    """Return the classes of the tool errors in an episode, one an error."""
+    return [str(each.error_class or "unclassed") for each in trajectory.results if each.is_error]
+
+
+def model_errors(trajectory: Trajectory) -> list[str]:
+    """Return what went wrong with the model in an episode: malformed calls, and why it failed."""
+    found = [
+        "malformed_call"
+        for message in trajectory.messages
+        if isinstance(message, AssistantMessage)
+        for call in message.calls
+        if isinstance(call, MalformedCall)
+    ]
+    if trajectory.stop is StopReason.MODEL_FAILED:
+        found.append(str(trajectory.notes.get("error_kind") or "unclassed"))
+    return found
 
 
 def episode_seed(seed: int, rollout: int) -> int:
@@ -176,12 +248,20 @@ def episode_seed(seed: int, rollout: int) -> int:
 
 
 async def _episode(
-    model: ChatModel, world: World, task: Task, *, limits: Limits, seed: int, rollout: int
-) -> tuple[Trajectory, int]:
-    """Return the episode with its final state, and the calls that reached live tools."""
-    calls = 0
+    model: ChatModel,
+    world: World,
+    task: Task,
+    memory: LiveCalls | None,
+    tally: _Tally,
+    *,
+    limits: Limits,
+    seed: int,
+    rollout: int,
+) -> Trajectory:
+    """Return the episode with its final state; `tally` counts the calls that reached live tools."""
     try:
-        tools = _CountedTools(world.open(task.scenario))
+        live = _CountedTools(world.open(task.scenario), tally)
+        tools = live if memory is None else memory.tools(live, task, rollout)
         try:
             trajectory = await run_episode(
                 model,
@@ -193,12 +273,13 @@ async def _episode(
             )
             state = trajectory.final_state or tools.fingerprint() or None
         finally:
-            calls = tools.calls
             await tools.aclose()
-        return _with_state(trajectory, state), calls
+        return _with_state(trajectory, state)
+    except BudgetError:
+        raise
     except CacheRLError as error:
         stop = StopReason.MODEL_FAILED if isinstance(error, ModelError) else StopReason.TOOLS_FAILED
-        failed = Trajectory(
+        return Trajectory(
             task_id=task.id,
             policy=model.name,
             seed=episode_seed(seed, rollout),
@@ -211,7 +292,6 @@ async def _episode(
             stop=stop,
             notes={"error": str(error)},
         )
-        return failed, calls
 
 
 def _with_state(trajectory: Trajectory, state: str | None) -> Trajectory:
@@ -234,7 +314,7 @@ def _resume(out: Path, *, policy: str, seed: int) -> tuple[set[tuple[str, int]],
                 f"and this run's would be of {policy!r} with seed {wanted}. "
                 "Name another file, or move this one away."
             )
-        if trajectory.stop in INFRASTRUCTURE:
+        if is_unsettled(trajectory):
             failed += 1
         else:
             on_file.add((trajectory.task_id, trajectory.rollout))
@@ -245,7 +325,7 @@ def _resume(out: Path, *, policy: str, seed: int) -> tuple[set[tuple[str, int]],
 
 def _sound(path: Path) -> Iterator[Trajectory]:
     for trajectory in read_jsonl(path, Trajectory, drop_torn_tail=True):
-        if trajectory.stop not in INFRASTRUCTURE:
+        if not is_unsettled(trajectory):
             yield trajectory
 
 
