@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from cacherl.cache.episodes.cached_tool import NotRecordedError, cached_tool, spec_of
+from cacherl.cache.episodes.cached_tool import NotRecordedError, cached_tool
 from cacherl.cache.episodes.episode import Episode
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import DataError, RecipeError
+from cacherl.core.functions import spec_of
 from cacherl.core.schema import argument_problem
 from cacherl.core.tools import Effects, ErrorClass, Tier
 

@@ -24,8 +24,9 @@ from cacherl.cache.episodes.live import RecordMode
 from cacherl.cache.identity.normalise import is_writer
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import CacheError, DataError, RecipeError
+from cacherl.core.functions import spec_of
 from cacherl.core.messages import ToolCall
-from cacherl.core.records import JsonObject, Record
+from cacherl.core.records import Record
 from cacherl.core.tasks import Split
 from cacherl.core.tools import (
     UNDECLARED,
@@ -41,7 +42,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_DEFS = "#/$defs/"
 _ONLY_EXACT = 2.0  # a score that no loose match reaches
 
 
@@ -148,55 +148,6 @@ def cached_tool(
         return cast("CachedTool[P, R]", wrapper)
 
     return decorate
-
-
-def spec_of(
-    function: Callable[..., Any], *, name: str | None = None, effects: Effects = UNDECLARED
-) -> ToolSpec:
-    """Return a function as a tool: its annotations as JSON Schema, its docstring's first line.
-
-    Raises:
-        RecipeError: it takes `*args` or `**kwargs`, or something that JSON cannot hold.
-    """
-    called = name or function.__name__
-    parameters = inspect.signature(function).parameters.values()
-    hints = typing.get_type_hints(function, include_extras=True)
-    for each in parameters:
-        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-            raise RecipeError(
-                f"{called} takes {each}: a tool's parameters have names. Spell them out."
-            )
-    fields = [(each.name, hints.get(each.name, Any)) for each in parameters]
-    try:
-        arguments = msgspec.defstruct(called, fields)
-        (reference,), defined = msgspec.json.schema_components(
-            [arguments], ref_template=_DEFS + "{name}"
-        )
-    except TypeError as error:
-        raise RecipeError(
-            f"{called} cannot be told as a tool: {error}. Annotate its parameters with types that "
-            "JSON can hold."
-        ) from error
-    schema: JsonObject = defined.pop(reference["$ref"].removeprefix(_DEFS))
-    schema.pop("title", None)
-    schema["required"] = [each.name for each in parameters if each.default is each.empty]
-    for each in parameters:
-        if each.default is not each.empty:
-            schema["properties"][each.name] = {
-                **schema["properties"][each.name],
-                **_default(each.default),
-            }
-    if defined:
-        schema["$defs"] = defined
-    told = (inspect.getdoc(function) or "").strip().partition("\n")[0]
-    return ToolSpec(name=called, description=told, parameters=schema, effects=effects)
-
-
-def _default(value: object) -> JsonObject:
-    try:
-        return {"default": msgspec.to_builtins(value, order="deterministic")}
-    except (TypeError, ValueError):
-        return {}
 
 
 class _Function:
