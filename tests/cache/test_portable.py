@@ -57,6 +57,7 @@ OBSERVATIONS = st.builds(
     occurrence=st.integers(0, 3),
     asked=st.none() | ARGUMENTS.map(bytes.decode),
     after=st.none() | st.text(max_size=4),
+    wire=st.none() | ARGUMENTS.map(bytes.decode),
 )
 CALLS = st.builds(
     RecordedCall.of,

@@ -541,11 +541,14 @@ class Episode:
 
     def _acknowledged(self, turn: Turn, hit: Hit, success: Observation) -> Answer:
         recorded = decode_canonical((hit.matched_arguments or "{}").encode())
-        text = readdress(success.text, self.cache.plan(turn.spec), recorded, turn.normal.arguments)
+        about = (self.cache.plan(turn.spec), recorded, turn.normal.arguments)
+        text = readdress(success.text, *about)
+        wire = None if success.wire is None else readdress(success.wire, *about)
         result = ToolResult(
             call_id=turn.call.id,
             name=turn.call.name,
             text=text,
+            wire=wire,
             tier=Tier.BEST_EFFORT,
             score=hit.score,
             source=Source.SIMULATED,
@@ -680,6 +683,7 @@ def _served(
         call_id=call.id,
         name=call.name,
         text=observation.text,
+        wire=observation.wire,
         is_error=observation.is_error,
         error_class=observation.error_class,
         tier=hit.tier,

@@ -96,10 +96,10 @@ def _sampled(draw: Draw, key: bytes, kept: Sequence[Kept]) -> Kept:
     return by_content[-1]
 
 
-def _content(kept: Kept) -> tuple[str, bool, str, str, str, str]:
+def _content(kept: Kept) -> tuple[str, bool, str, str, str, str, str]:
     seen = kept.observation
-    error_class = seen.error_class or ""
-    return seen.text, seen.is_error, seen.scenario, seen.source, seen.split, error_class
+    error_class, wire = seen.error_class or "", seen.wire or ""
+    return seen.text, seen.is_error, seen.scenario, seen.source, seen.split, error_class, wire
 
 
 def _due(draw: Draw, kept: Sequence[Kept]) -> Sequence[Kept]:

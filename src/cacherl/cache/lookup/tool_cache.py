@@ -56,7 +56,7 @@ from cacherl.cache.lookup.stats import CacheStats, ToolStats, stats_of
 from cacherl.cache.matching import match
 from cacherl.cache.matching.nearest import LooseIndex, Neighbour, ToolIndex
 from cacherl.cache.safety.redact import Profile, Redactor, redactor_of
-from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall
+from cacherl.cache.storage.entry import CacheEntry, Kept, Observation, RecordedCall, json_text
 from cacherl.cache.storage.portable import is_export
 from cacherl.cache.storage.snapshot import SnapshotStore, is_snapshot
 from cacherl.cache.storage.sqlite import Durability, Mode, SqliteStore
@@ -459,8 +459,10 @@ class ToolCache:
         recorded = RecordedCall.of(namespace, spec.name, normal.canonical, made.state_key)
         error_class = result.error_class or ErrorClass.UNKNOWN
         arguments, text, scenario = made.arguments, result.text, self.bare(made.scenario)
+        wire = None if result.wire is None else json_text(result.wire)
         if self.redactor is not None:
             text = self.redactor.text(text, echoing=arguments)
+            wire = None if wire is None else self.redactor.wire(wire, echoing=arguments)
             arguments = self.redactor.arguments(arguments)
         new = self._store.add(
             recorded,
@@ -476,6 +478,7 @@ class ToolCache:
                 occurrence=made.occurrence,
                 after=None if made.after is None else self.bare(made.after),
                 asked=canonical_json(dict(arguments)).decode() if normal.fired else None,
+                wire=wire,
             ),
         )
         self._remembered.pop(recorded.key, None)
@@ -782,9 +785,9 @@ class ToolCache:
     def _keep(self, entry: CacheEntry) -> None:
         kept = entry.kept
         if len(kept) == 1:
-            length = len(kept[0].observation.text)
+            length = kept[0].observation.length
         else:
-            length = sum(len(each.observation.text) for each in kept)
+            length = sum(each.observation.length for each in kept)
         if length > _MAX_REMEMBERED_TEXT:
             return
         if len(self._remembered) >= _MAX_REMEMBERED:

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from cacherl.cache.identity.normalise import is_writer, plan_of
 from cacherl.cache.identity.state import NO_WRITES
 from cacherl.cache.lookup.settings import Settings
 from cacherl.cache.safety.sensitive import PLACEHOLDER, RULES_VERSION, Found, Profile, Sweep
-from cacherl.cache.storage.entry import CacheEntry, Kept, RecordedCall
+from cacherl.cache.storage.entry import CacheEntry, Kept, RecordedCall, json_text
 from cacherl.cache.storage.sqlite import SqliteStore
 from cacherl.cache.storage.store import CacheStore
 from cacherl.core.errors import CacheError
@@ -61,6 +62,7 @@ _CARRIED = (
     "settings",
     "effects/",
 )  # notes that hold no values of calls, by the start of their names
+_SERVERS = "mcp/"  # what tool servers say of themselves, as JSON
 
 
 class RedactionNote(Record, frozen=True, kw_only=True):
@@ -124,13 +126,25 @@ class Redactor:
                 (`password`) is taken out wherever the result repeats it.
         """
         swept = self._sweep.text(text)
-        for value, placeholder in self._named(echoing) if echoing else ():
-            if value in swept:
-                swept = "".join(
-                    part if place % 2 else part.replace(value, placeholder)
-                    for place, part in enumerate(_around_placeholders(swept))
-                )
-        return swept
+        return _replaced(swept, self._named(echoing)) if echoing else swept
+
+    def wire(self, wire: str, *, echoing: Mapping[str, Any] | None = None) -> str:
+        """Return an answer in JSON without what the profile takes out, the same where nothing is.
+
+        Each string in it is gone over as `text` goes over a result, so a secret that a tool wrote
+        into JSON inside of JSON is found here too. Idempotent. Arguments as `text`.
+        """
+        try:
+            value = json.loads(wire)
+        except (ValueError, RecursionError):
+            return self.text(wire, echoing=echoing)
+        swept = self._sweep.value(value, "")
+        named = self._named(echoing) if echoing else []
+        if named:
+            swept = _each_string(swept, lambda text: _replaced(text, named))
+        if swept == value:
+            return wire
+        return json_text(json.dumps(swept, ensure_ascii=False, separators=(",", ":")))
 
     def spec(self, spec: ToolSpec) -> ToolSpec:
         """Return a tool's declaration without what the profile takes out, the same where nothing is.
@@ -170,6 +184,28 @@ class Redactor:
             return []
         long = {pair for pair in found if len(pair[0]) >= _MIN_ECHO}
         return sorted(long, key=lambda pair: (-len(pair[0]), pair[0]))
+
+
+def _replaced(text: str, named: Sequence[tuple[str, str]]) -> str:
+    """Return the text with values replaced by their placeholders, and placeholders left alone."""
+    for value, placeholder in named:
+        if value in text:
+            text = "".join(
+                part if place % 2 else part.replace(value, placeholder)
+                for place, part in enumerate(_around_placeholders(text))
+            )
+    return text
+
+
+def _each_string(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with every string in it changed, names of members included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name): _each_string(member, change) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_each_string(item, change) for item in value]
+    return value
 
 
 def _around_placeholders(text: str) -> list[str]:
@@ -459,6 +495,8 @@ def redact_into(
             value = source.note(note)
             if note.startswith(_CARRIED) and value is not None:
                 target.put_note(note, value)
+            elif note.startswith(_SERVERS) and value is not None:
+                target.put_note(redactor.text(note), redactor.wire(value.decode()).encode())
             elif note != NOTE:
                 dropped.append(note)
         target.put_note(NOTE, msgspec.json.encode(redactor.note))
@@ -483,6 +521,7 @@ def _redacted(kept: Kept, redactor: Redactor, arguments: JsonObject) -> Kept:
         scenario=redactor.text(seen.scenario),
         asked=None if seen.asked is None else redactor.text(seen.asked),
         after=None if seen.after is None else redactor.text(seen.after),
+        wire=None if seen.wire is None else redactor.wire(seen.wire, echoing=arguments),
     )
     return kept if observation == seen else Kept(observation=observation, times=kept.times)
 

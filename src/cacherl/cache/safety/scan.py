@@ -141,6 +141,12 @@ class _Scanner:
         self._here = (tool, key, place)
         self._sweep.text(text)
 
+    def wire(self, wire: str, tool: str, key: str, place: str) -> None:
+        try:
+            self.value(json.loads(wire), tool, key, place)
+        except (ValueError, RecursionError):
+            self.text(wire, tool, key, place)
+
     def value(self, value: Any, tool: str, key: str, place: str) -> None:
         self._here = (tool, key, place)
         self._sweep.value(value, "")
@@ -193,6 +199,8 @@ def scan_store(
                 scanner.text(seen.asked, tool, key, f"asked[{place}]")
             if seen.after is not None:
                 scanner.text(seen.after, tool, key, f"after[{place}]")
+            if seen.wire is not None:
+                scanner.wire(seen.wire, tool, key, f"wire[{place}]")
     warnings = []
     if file is not None:
         for part in (file, file.with_name(file.name + "-wal")):

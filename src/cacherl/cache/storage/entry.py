@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -39,6 +40,14 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     a later version needs to normalise them differently."""
     after: str | None = None
     """The environment's word for its state after the call, where it gave one (see `StateOverlay.fingerprint`)."""
+    wire: str | None = None
+    """The answer as the tool's server gave it (JSON), where that is more than `text` says. Never half a
+    character: `json_text` escapes it."""
+
+    @property
+    def length(self) -> int:
+        """Characters of the answer: what it takes to hold it."""
+        return len(self.text) + (0 if self.wire is None else len(self.wire))
 
     def same_answer(self, other: Observation) -> bool:
         """Say whether both tell the model the same."""
@@ -53,11 +62,12 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
             and self.scenario == other.scenario
             and self.split == other.split
             and self.after == other.after
+            and self.wire == other.wire
         )
 
     def content(self) -> bytes:
         """Return 16 bytes that are equal for observations that repeat one another, and for no others."""
-        parts = [
+        parts: list[object] = [
             self.text,
             self.is_error,
             self.error_class,
@@ -65,8 +75,22 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
             self.scenario,
             self.split,
         ]
-        said = json.dumps(parts if self.after is None else [*parts, self.after])
+        if self.after is not None or self.wire is not None:
+            parts.append(self.after)
+        if self.wire is not None:
+            parts.append(self.wire)
+        said = json.dumps(parts)
         return hashlib.blake2b(said.encode(), digest_size=16).digest()
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def json_text(wire: str) -> str:
+    """Return the same JSON in characters that UTF-8 can carry: halves of characters are escaped."""
+    if wire.isascii():
+        return wire
+    return _HALF_CHARACTER.sub(lambda half: f"\\u{ord(half.group()):04x}", wire)
 
 
 class RecordedCall(msgspec.Struct, frozen=True, gc=False):

@@ -40,6 +40,8 @@ from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Source, ToolSpec
 
 FORMAT = 1
+_CAME_LATER = {"wire"}
+"""Columns that older Parquet files lack."""
 METADATA = b"cacherl"
 """Where a Parquet file keeps the lines that are no observations."""
 
@@ -106,6 +108,8 @@ class ObservationLine(
     asked: str | None = None
     after: str | None = None
     times: int = 1
+    wire: str | None = None
+    """The whole answer of the tool's server, as JSON text. Last: it came later than the others."""
 
 
 class End(Record, frozen=True, kw_only=True, tag_field="kind", tag="end"):
@@ -279,6 +283,7 @@ def observation_lines(entry: CacheEntry) -> Iterator[ObservationLine]:
             asked=observation.asked,
             after=observation.after,
             times=kept.times,
+            wire=observation.wire,
         )
         refused = _unsayable(line)
         if refused is not None:
@@ -290,8 +295,8 @@ def observation_lines(entry: CacheEntry) -> Iterator[ObservationLine]:
 
 
 def _unsayable(line: ObservationLine) -> str | None:
-    for name in ("namespace", "tool", "scenario"):
-        if _HALF_CHARACTER.search(getattr(line, name)):
+    for name in ("namespace", "tool", "scenario", "wire"):
+        if _HALF_CHARACTER.search(getattr(line, name) or ""):
             return f"its {name} holds half a character, which no file of text can carry"
     for name in ("latency_s", "recorded_at"):
         value = getattr(line, name)
@@ -462,6 +467,7 @@ def kept_of(line: ObservationLine) -> Kept:
         occurrence=line.occurrence,
         asked=line.asked,
         after=line.after,
+        wire=line.wire,
     )
     return Kept(observation=observation, times=line.times)
 
@@ -513,6 +519,8 @@ def _trusted(line: Line, where: str) -> None:
             raise _refused(where, "arguments", "no canonical JSON object: no lookup would find it")
         if line.asked is not None and not _is_canonical(line.asked):
             raise _refused(where, "asked", "no canonical JSON object")
+        if line.wire is not None and not _is_json(line.wire):
+            raise _refused(where, "wire", "no JSON")
         if not _is_hex(line.state):
             raise _refused(where, "state", "no lower-case hex")
         if line.times < 1 or line.occurrence < 0:
@@ -543,6 +551,14 @@ def _is_canonical(text: str) -> bool:
         return b"\\ud" in said and encode_folded(value, odd=True) == said
     except (ValueError, RecursionError):
         return False
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _is_hex(text: str) -> bool:
@@ -625,7 +641,7 @@ def _schema(arrow: Any) -> Any:
         **dict.fromkeys(("latency_s", "recorded_at"), arrow.float64()),
         **dict.fromkeys(("occurrence", "times"), arrow.int64()),
     }
-    may_be_null = {"text_escaped", "error_class", "recorded_at", "asked", "after"}
+    may_be_null = {"text_escaped", "error_class", "recorded_at", "asked", "after", *_CAME_LATER}
     names = [*ObservationLine.__struct_fields__, "sum"]
     return arrow.schema(
         [
@@ -694,7 +710,7 @@ def _said_in_parquet(path: Path, handle: IO[bytes]) -> Iterator[tuple[str, Line,
             # The end stands here too, and comes after the rows.
             end = lines.pop() if lines and isinstance(lines[-1][1], End) else None
             yield from lines
-            if set(file.schema_arrow.names) != set(_schema(arrow).names):
+            if set(file.schema_arrow.names) | _CAME_LATER != set(_schema(arrow).names):
                 raise DataError(
                     f"{path}: other columns than an export has: "
                     f"{', '.join(file.schema_arrow.names)}. Export the cache again."

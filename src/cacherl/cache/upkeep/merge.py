@@ -439,7 +439,7 @@ def pages(entries: Iterable[CacheEntry]) -> Iterator[list[CacheEntry]]:
 
 
 def _size(entry: CacheEntry) -> int:
-    return len(entry.call.canonical) + sum(len(kept.observation.text) for kept in entry.kept)
+    return len(entry.call.canonical) + sum(kept.observation.length for kept in entry.kept)
 
 
 def _is_export(name: str) -> bool:
