@@ -1,0 +1,319 @@
+"""`tools.toml`: where live tools come from, and what the person who runs them knows of each.
+
+    namespace = "office"          # part of every cache key
+    resets = false                # true: every episode starts on a fresh state
+    [policy]                      # for all tools
+    timeout_s = 60
+    [mcp.files]
+    command = "npx"
+    args = ["-y", "@modelcontextprotocol/server-filesystem", "{scenario}"]
+    [python.shop]
+    module = "shop.py"
+    [openapi.billing]
+    spec = "billing.json"
+    headers = { Authorization = "Bearer ${BILLING_TOKEN}" }
+    [tools.get_order]             # wins over what the source says
+    reads = ["order:{order_id}"]
+    writes = []
+
+Relative paths start at the file's folder. `${VAR}` is filled in from the environment when the tools
+are opened, never before and never into anything that is written; `$${` is a plain `${`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from cacherl.core.errors import RecipeError
+from cacherl.core.records import JsonObject, Record
+from cacherl.core.tools import Effects, ToolSpec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class PolicySection(Record, frozen=True, kw_only=True):
+    """`[policy]`: limits that hold for every tool unless `[tools.NAME]` says otherwise."""
+
+    timeout_s: Seconds = 60.0
+    concurrency: AtLeastOne = 8
+    """Calls under way at once, per source."""
+    retries: NotNegative = 2
+    """Of transient errors only, and never of a writer that may have run."""
+
+
+class McpSection(Record, frozen=True, kw_only=True):
+    """`[mcp.NAME]`: a server that is started (`command`), or one that runs already (`url`)."""
+
+    command: str | None = None
+    """A program, not a shell line. With a slash in it, a relative path starts at the file's folder."""
+    args: tuple[str, ...] = ()
+    """`{scenario}` stands for the episode's scenario; in `env` and `url` too."""
+    env: dict[str, str] = {}
+    """Added to the few variables (PATH, HOME, ...) that a server gets."""
+    cwd: str | None = None
+    """The file's folder unless told."""
+    url: str | None = None
+    headers: dict[str, str] = {}
+    only: tuple[str, ...] = ()
+    """The tools to offer, by the server's names; all of them unless told."""
+    prefix: bool = False
+    """Offer every tool as `NAME__tool`."""
+    start_timeout_s: Seconds = 30.0
+
+    def __post_init__(self) -> None:
+        if (self.command is None) == (self.url is None):
+            raise ValueError(
+                "needs either `command` (a server to start) or `url` (one that runs already)"
+            )
+        other = ("headers",) if self.url is None else ("args", "env", "cwd")
+        for key in other:
+            if getattr(self, key):
+                raise ValueError(
+                    f"`{key}` means nothing beside `{'command' if self.url is None else 'url'}`"
+                )
+
+
+class PythonSection(Record, frozen=True, kw_only=True):
+    """`[python.NAME]`: a module of functions."""
+
+    module: str
+    """`shop.py`, a file; or a dotted module, `shop.tools`, which may lie beside the file."""
+    only: tuple[str, ...] = ()
+    prefix: bool = False
+
+
+class OpenApiSection(Record, frozen=True, kw_only=True):
+    """`[openapi.NAME]`: an HTTP service, described by an OpenAPI 3 document."""
+
+    spec: str
+    """A JSON or YAML file, or a URL."""
+    server: str | None = None
+    """Where the service runs, over what the document says."""
+    headers: dict[str, str] = {}
+    """Sent with every call; a parameter of such a name is no longer asked of the model."""
+    query: dict[str, str] = {}
+    """The same for the query string: `{ api_key = "${KEY}" }`."""
+    only: tuple[str, ...] = ()
+    prefix: bool = False
+
+
+class ToolSection(Record, frozen=True, kw_only=True):
+    """`[tools.NAME]`: what you say of a tool. What you do not say stays as its source says."""
+
+    reads: tuple[str, ...] | None = None
+    writes: tuple[str, ...] | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+    timeout_s: Seconds | None = None
+    retries: NotNegative | None = None
+    concurrency: AtLeastOne | None = None
+    """Calls of this tool under way at once."""
+    hide: bool = False
+    """Do not offer it."""
+
+
+class ToolsFile(Record, frozen=True, kw_only=True):
+    """Everything a `tools.toml` says."""
+
+    namespace: Annotated[str, msgspec.Meta(min_length=1)]
+    resets: bool = False
+    policy: PolicySection = PolicySection()
+    mcp: dict[str, McpSection] = {}
+    python: dict[str, PythonSection] = {}
+    openapi: dict[str, OpenApiSection] = {}
+    tools: dict[str, ToolSection] = {}
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of all sources, in the order in which their tools are offered."""
+        return (*self.mcp, *self.python, *self.openapi)
+
+
+# ---- reading -----------------------------------------------------------------------------------
+
+_S = TypeVar("_S", bound=Record)
+_KINDS: Mapping[str, type[Record]] = {
+    "mcp": McpSection,
+    "python": PythonSection,
+    "openapi": OpenApiSection,
+    "tools": ToolSection,
+}
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
+_EXAMPLE = 'Add one, such as:  [python.shop]  module = "shop.py"'
+
+
+def read_tools(path: Path) -> ToolsFile:
+    """Read a `tools.toml`.
+
+    Raises:
+        RecipeError: the file is missing, is no TOML, or a key or value is wrong; says which, and which
+            keys there are.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f'{path}: no such file. Write one, such as:  namespace = "shop"  [python.shop]  '
+            'module = "shop.py"'
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error}). Give a TOML file.") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not TOML: {error}. Correct that line.") from error
+    return tools_of(data, str(path))
+
+
+def tools_of(data: JsonObject, where: str) -> ToolsFile:
+    """Return what a decoded `tools.toml` says.
+
+    Raises:
+        RecipeError: see `read_tools`.
+    """
+    _known(data, ToolsFile, where, "")
+    plain = {key: value for key, value in data.items() if key not in _KINDS and key != "policy"}
+    found: dict[str, Any] = {
+        "policy": _section(data.get("policy", {}), PolicySection, where, "policy")
+    }
+    for kind, section in _KINDS.items():
+        tables = data.get(kind, {})
+        if not isinstance(tables, dict):
+            raise RecipeError(f"{where}: `{kind}` is no table. Write [{kind}.NAME].")
+        found[kind] = {
+            name: _section(table, section, where, f"{kind}.{name}")
+            for name, table in tables.items()
+        }
+    if "namespace" not in plain:
+        raise RecipeError(
+            f"{where}: `namespace` is missing: it keeps the results of other tools out of the cache. "
+            'Write namespace = "shop".'
+        )
+    try:
+        rest = msgspec.convert(plain, _Plain)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{where}: {_told(error)}. Correct that key.") from error
+    tools = ToolsFile(namespace=rest.namespace, resets=rest.resets, **found)
+    _check_names(tools, where)
+    return tools
+
+
+class _Plain(Record, frozen=True, kw_only=True):
+    namespace: Annotated[str, msgspec.Meta(min_length=1)]
+    resets: bool = False
+
+
+def _section(table: Any, kind: type[_S], where: str, name: str) -> _S:
+    if not isinstance(table, dict):
+        raise RecipeError(f"{where}: `{name}` is no table. Write [{name}].")
+    _known(table, kind, where, name)
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{where}: [{name}]: {_told(error)}. Correct that key.") from error
+
+
+def _known(table: JsonObject, kind: type[Record], where: str, name: str) -> None:
+    keys = [field.name for field in msgspec.structs.fields(kind)]
+    for key in table:
+        if key not in keys:
+            at = f"[{name}] has" if name else "there is"
+            raise RecipeError(
+                f"{where}: {at} no key `{key}`{did_you_mean(key, keys)}. "
+                f"There are: {', '.join(keys)}."
+            )
+
+
+def _told(error: msgspec.ValidationError) -> str:
+    return re.sub(r" - at `\$\.?(.*?)`", lambda m: f" - at `{m[1]}`" if m[1] else "", str(error))
+
+
+def _check_names(tools: ToolsFile, where: str) -> None:
+    names = tools.sources()
+    if not names:
+        raise RecipeError(f"{where}: no tools come from anywhere. {_EXAMPLE}")
+    for name in names:
+        if not _SOURCE_NAME.match(name) or "__" in name:
+            raise RecipeError(
+                f"{where}: {name!r} is no name of a source. Use letters, digits, - and single _."
+            )
+        if names.count(name) > 1:
+            raise RecipeError(f"{where}: two sources are called {name!r}. Rename one.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean x?` for a mistyped name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+# ---- what is said of a tool --------------------------------------------------------------------
+
+
+def effects_said(effects: Effects, section: ToolSection) -> Effects:
+    """Return a tool's effects with what `[tools.NAME]` says of them on top."""
+    said = {
+        field: value
+        for field in Effects.__struct_fields__
+        if (value := getattr(section, field)) is not None
+    }
+    return msgspec.structs.replace(effects, **said)
+
+
+def check_named(tools: ToolsFile, offered: Iterable[ToolSpec], where: str) -> None:
+    """Refuse a `[tools.NAME]` of a tool that no source offers: a typo would leave it undeclared.
+
+    Raises:
+        RecipeError: names it, and the nearest there is.
+    """
+    names = [spec.name for spec in offered]
+    for name in tools.tools:
+        if name not in names:
+            raise RecipeError(
+                f"{where}: [tools.{name}]: no source offers such a tool"
+                f"{did_you_mean(name, names)}. See what there is with `cacherl tools list {where}`."
+            )
+
+
+# ---- the environment ---------------------------------------------------------------------------
+
+_VARIABLE = re.compile(r"\$(\$\{|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+
+
+def filled(text: str, environ: Mapping[str, str], where: str) -> str:
+    """Return the text with every `${VAR}` from the environment; `$${` becomes a plain `${`.
+
+    Args:
+        text: a value of the file.
+        environ: the environment.
+        where: file and key, for the error. The text itself is never told.
+
+    Raises:
+        RecipeError: a variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[2] is None:
+            return "${"
+        if match[2] not in environ:
+            raise RecipeError(
+                f"{where}: the environment variable {match[2]} is not set. "
+                f"Set it: `export {match[2]}=...`."
+            )
+        return environ[match[2]]
+
+    return _VARIABLE.sub(value, text)
+
+
+def secrets_in(texts: Iterable[str], environ: Mapping[str, str]) -> frozenset[str]:
+    """Return what the `${VAR}`s of some values stand for: nobody may be shown that."""
+    found = {match[2] for text in texts for match in _VARIABLE.finditer(text) if match[2]}
+    return frozenset(environ[name] for name in found if environ.get(name))
