@@ -40,8 +40,8 @@ class Builder:
     """Collects one conversation and returns it as task and trajectory.
 
     Results find their calls by id; where ids are missing or repeated, by order (and the trajectory's
-    notes say `paired_by_order`). A call without a result is kept: the conversation was
-    interrupted there, and its stop says so.
+    notes say `paired_by_order`). A call that nothing answered keeps its place among the results
+    (`unanswered`): the trajectory has one result a call, and what comes after stands where it belongs.
     """
 
     def __init__(self, row: Row, *, format_name: str, namespace: str) -> None:
@@ -52,9 +52,11 @@ class Builder:
         self._messages: list[Message] = []
         self._calls: list[Call] = []
         self._results: dict[str, ToolResult] = {}
-        self._open: dict[str, list[Call]] = {}
+        self._waiting: dict[str, list[Call]] = {}
         """Calls without a result yet, by the id the row gave them; the same id may come again."""
         self._used: set[str] = set()
+        self._turn = 0
+        """Where the calls of the last turn that has any begin."""
         self._by_order = False
 
     # ---- what the row says, in order -----------------------------------------------------------
@@ -74,22 +76,23 @@ class Builder:
         self, content: str, *, thinking: str | None = None, calls: Iterable[Call] = ()
     ) -> None:
         """Add a turn of the model. Ids of its calls may be empty or taken: they are made unique here."""
-        placed = tuple(self._placed(call) for call in calls)
-        self._calls += placed
+        placed = tuple([self._placed(call) for call in calls])
+        if placed:
+            self._turn = len(self._calls)
+            self._calls += placed
         self._messages.append(
             AssistantMessage(content=content, thinking=thinking or None, calls=placed)
         )
 
     def _placed(self, call: Call) -> Call:
-        said = call.id
-        unique = said
+        said = unique = call.id
         if not said or said in self._used:
             unique = f"call_{len(self._used)}"
             while unique in self._used:
                 unique += "_"
             call = msgspec.structs.replace(call, id=unique)
         self._used.add(unique)
-        self._open.setdefault(said, []).append(call)
+        self._waiting.setdefault(said, []).append(call)
         return call
 
     def result(
@@ -107,8 +110,11 @@ class Builder:
         Raises:
             Unreadable: no call waits for a result.
         """
-        call = self._waiting(call_id, name)
-        called = name or (call.name if isinstance(call, ToolCall) else "")
+        call = self._answered(call_id, name)
+        if isinstance(call, ToolCall):
+            called, tier, source = name or call.name, Tier.LIVE, Source.IMPORTED
+        else:  # what is no call reached no tool: whoever ran this model refused it, as our loop does
+            called, tier, source = name, Tier.EXACT, Source.LOOP
         self._results[call.id] = ToolResult(
             call_id=call.id,
             name=called,
@@ -116,30 +122,36 @@ class Builder:
             wire=wire,
             is_error=is_error,
             error_class=error_class if is_error else None,
-            tier=Tier.LIVE,
-            source=Source.IMPORTED,
+            tier=tier,
+            source=source,
         )
         self._messages.append(ToolMessage(call_id=call.id, name=called, content=text))
 
-    def _waiting(self, call_id: str, name: str) -> Call:
+    def _answered(self, call_id: str, name: str) -> Call:
         """Return the call that this result answers, and take it from those that wait."""
-        if call_id and (waiting := self._open.get(call_id)):
-            return self._taken(waiting[0])
-        open_calls = [call for call in self._calls if call.id not in self._results]
-        if not open_calls:
+        waiting = self._waiting.get(call_id) if call_id else None
+        if waiting:
+            return waiting.pop(0)
+        self._by_order = True
+        call = self._next_in_order(call_id, name)
+        for calls in self._waiting.values():
+            if call in calls:
+                calls.remove(call)
+        return call
+
+    def _next_in_order(self, call_id: str, name: str) -> Call:
+        """Return the call of this name, else any, that waits: of the last turn, else of an earlier one."""
+        waiting = {call.id for calls in self._waiting.values() for call in calls}
+        recent = [call for call in self._calls[self._turn :] if call.id in waiting]
+        every = recent + [call for call in self._calls[: self._turn] if call.id in waiting]
+        if not every:
             raise Unreadable(
                 "messages", f"a result of {name or call_id or 'a tool'!r} that no call asked for"
             )
-        self._by_order = True
-        named = [c for c in open_calls if isinstance(c, ToolCall) and name and c.name == name]
-        return self._taken((named or open_calls)[0])
-
-    def _taken(self, call: Call) -> Call:
-        for waiting in self._open.values():
-            if call in waiting:
-                waiting.remove(call)
-                break
-        return call
+        named = (
+            call for call in every if name and isinstance(call, ToolCall) and call.name == name
+        )
+        return next(named, every[0])
 
     # ---- what becomes of it --------------------------------------------------------------------
 
@@ -161,13 +173,13 @@ class Builder:
         """Return the conversation.
 
         Tools that were called and never declared are added as such (they count as writers of
-        everything). Results stand in the order of their calls. Without `stop`, a conversation that ends
+        everything). Results stand in the order of their calls, one a call. Without `stop`, a conversation that ends
         with an assistant turn without calls is an ANSWER, any other was TRUNCATED.
 
         Raises:
             Unreadable: nobody asks anything, or no assistant says anything.
         """
-        said = tuple(m.content for m in self._messages if isinstance(m, UserMessage))
+        said = tuple([m.content for m in self._messages if isinstance(m, UserMessage)])
         if not said:
             raise Unreadable("messages", "no user turn")
         if not any(isinstance(m, AssistantMessage) for m in self._messages):
@@ -207,11 +219,54 @@ class Builder:
             policy=policy or self._format,
             rollout=rollout,
             messages=messages,
-            results=tuple(self._results[c.id] for c in self._calls if c.id in self._results),
+            results=tuple([self._results.get(call.id) or unanswered(call) for call in self._calls]),
             stop=stop,
             notes=facts,
         )
         return task, trajectory
+
+
+def unanswered(call: Call) -> ToolResult:
+    """Return the place that a call without an answer holds among the results.
+
+    A transient failure: it says nothing of the call, is never replayed, and a writer may have run.
+    """
+    return ToolResult(
+        call_id=call.id,
+        name=call.name if isinstance(call, ToolCall) else "",
+        text="",
+        is_error=True,
+        error_class=ErrorClass.TRANSIENT,
+        tier=Tier.MISS,
+        source=Source.IMPORTED,
+    )
+
+
+_ERROR_STARTS = ('{"error":', "Error:", "error:", "Error executing", "Traceback (most recent call")
+
+
+def looks_like_error(text: str) -> bool:
+    """Guess whether a tool's answer is a failure, where the format has no field that says so."""
+    return text.startswith(_ERROR_STARTS)
+
+
+THINK, END_OF_THINK = "<think>", "</think>"
+
+
+def without_thinking(text: str) -> tuple[str, str | None]:
+    """Return what an assistant's text says to the user, and what was thought before it.
+
+    Only a thinking part at the beginning counts, with its opening tag or (as templates that open it
+    in the prompt leave it) with the closing tag alone. One that never closes is all thinking.
+    """
+    start = text.lstrip()
+    if start.startswith(THINK):
+        thought, _, said = start[len(THINK) :].partition(END_OF_THINK)
+    elif END_OF_THINK in text and THINK not in text:
+        thought, _, said = text.partition(END_OF_THINK)
+    else:
+        return text, None
+    return said.strip(), thought.strip() or None
 
 
 def call_of(name: object, arguments: object, *, id: str = "") -> Call:
