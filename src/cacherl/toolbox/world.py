@@ -1,0 +1,193 @@
+"""`ToolboxWorld`: live tools of several places, and tasks that a person wrote, as a `World`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from cacherl.core.errors import DataError
+from cacherl.core.sources import ToolSource
+from cacherl.core.tasks import Split, Task
+from cacherl.core.tools import ToolSpec
+from cacherl.toolbox.policy import CallPolicy, ToolRule
+from cacherl.toolbox.toolbox import Gates, KeptSource, Tally, Toolbox, ToolboxReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where tools come from, and how to open a source there."""
+
+    name: str
+    open: Callable[[str], ToolSource]
+    """Given a scenario, returns a source that has not started."""
+    by_scenario: bool = False
+    """Whether what is opened differs between scenarios: its command or address names one."""
+
+
+class ToolboxWorld:
+    """The tools of several places (`World`).
+
+    With `resets`, every episode opens sources of its own. Without, state lies outside anyway (an
+    account, a folder), and starting a server takes a second: sources that do not depend on the
+    scenario are then started once and serve all episodes of an event loop. They stop when that loop
+    ends (`asyncio.run` returning), or with `aclose`.
+
+    Args:
+        places: where the tools come from; names are unique.
+        namespace: part of every cache key.
+        resets: whether opening a source anew gives a fresh copy of the scenario's state.
+        policy: how calls are made. Its limits hold over all episodes together.
+        rules: what a person says of tools, by offered name or by `<source>__<tool>`.
+        prefix: offer every tool as `<source>__<tool>`.
+        tasks: the tasks, or what reads them when they are first asked for.
+        list_scenario: the scenario in which sources are opened to list their tools, for those that
+            refuse to start without a real one.
+        seed: draws the waits before retries.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        namespace: str,
+        resets: bool = False,
+        policy: CallPolicy | None = None,
+        rules: Mapping[str, ToolRule] | None = None,
+        prefix: bool = False,
+        tasks: Sequence[Task] | Callable[[], Sequence[Task]] = (),
+        list_scenario: str = "",
+        seed: int = 0,
+    ) -> None:
+        self.namespace = namespace
+        self.resets = resets
+        self._own = tuple(place for place in places if resets or place.by_scenario)
+        self._common = tuple(place for place in places if place not in self._own)
+        self._policy = policy or CallPolicy()
+        self._rules = dict(rules or {})
+        self._prefix = prefix
+        self._tasks = tasks
+        self._list_scenario = list_scenario
+        self._gates = Gates()
+        self._tally = Tally()
+        self._random = Random(seed)  # noqa: S311 - spreads waits, guards nothing
+        self._shared: _Shared | None = None
+        self._specs: tuple[ToolSpec, ...] | None = None
+
+    @property
+    def specs(self) -> Sequence[ToolSpec]:
+        """Every tool, as it is offered; listed once.
+
+        Raises:
+            ToolError: a source cannot be started, tools cannot be told apart, or a rule is of no tool.
+        """
+        if self._specs is None:
+            # In a thread: the caller may itself stand in an event loop.
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                self._specs = thread.submit(asyncio.run, self._listed()).result()
+        return self._specs
+
+    async def _listed(self) -> tuple[ToolSpec, ...]:
+        every = [place.open(self._list_scenario) for place in (*self._own, *self._common)]
+        tools = Toolbox(every, policy=self._policy, rules=self._rules, prefix=self._prefix)
+        try:
+            return tuple(await tools.start())
+        finally:
+            await tools.aclose()
+
+    def open(self, scenario: str) -> Toolbox:
+        """Return the tools of one episode; what cannot be started raises with the first call."""
+        return Toolbox(
+            [place.open(scenario) for place in self._own],
+            shared=self._kept,
+            policy=self._policy,
+            rules=self._rules,
+            prefix=self._prefix,
+            gates=self._gates,
+            tally=self._tally,
+            random=self._random,
+        )
+
+    def _kept(self) -> Sequence[KeptSource]:
+        """Return the common sources of the running loop."""
+        if not self._common:
+            return ()
+        loop = asyncio.get_running_loop()
+        if self._shared is None or self._shared.loop is not loop or self._shared.closed:
+            self._shared = _Shared(
+                [
+                    KeptSource(place.open(""), restarts=self._policy.restarts, tally=self._tally)
+                    for place in self._common
+                ]
+            )
+        return self._shared.kept
+
+    def tasks(self, split: Split, *, count: int, seed: int) -> list[Task]:
+        """Return `count` tasks of the split, drawn by `seed`. A task without tools is offered all.
+
+        Raises:
+            DataError: there are no tasks, too few, or one is of another namespace.
+        """
+        every = self._tasks() if callable(self._tasks) else self._tasks
+        if not every:
+            raise DataError(
+                f"the tools {self.namespace} come with no tasks. Name a file of tasks beside them."
+            )
+        found = [task for task in every if task.split is split]
+        for task in found:
+            if task.namespace != self.namespace:
+                raise DataError(
+                    f"the task {task.id} is of namespace {task.namespace!r}, these tools are "
+                    f"{self.namespace!r}. Results of two worlds must not mix: correct one of them."
+                )
+        if len(found) < count:
+            raise DataError(
+                f"{self.namespace} has {len(found)} tasks of split {split}, {count} asked for. "
+                "Write more, or ask for fewer."
+            )
+        found.sort(key=lambda task: hashlib.blake2b(f"{seed}/{task.id}".encode()).digest())
+        return [
+            task if task.tools else msgspec.structs.replace(task, tools=tuple(self.specs))
+            for task in found[:count]
+        ]
+
+    def report(self) -> ToolboxReport:
+        """Return the counts of every episode so far."""
+        return self._tally.report()
+
+    async def aclose(self) -> None:
+        """Stop the common sources of the running loop now. Episodes under way lose them."""
+        shared, self._shared = self._shared, None
+        if shared is not None and shared.loop is asyncio.get_running_loop():
+            await shared.aclose()
+
+
+class _Shared:
+    """Sources that the episodes of one event loop share. They are closed when the loop ends."""
+
+    def __init__(self, kept: Sequence[KeptSource]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.kept = kept
+        # `asyncio.run` cancels every task before it closes the loop: the last moment to let go.
+        self._guard = self.loop.create_task(self._guarded())
+
+    @property
+    def closed(self) -> bool:
+        return self._guard.done()
+
+    async def _guarded(self) -> None:
+        try:
+            await self.loop.create_future()
+        finally:
+            await asyncio.gather(*(each.aclose() for each in self.kept))
+
+    async def aclose(self) -> None:
+        # A task that is cancelled before it began would close nothing.
+        await asyncio.sleep(0)
+        self._guard.cancel()
+        await asyncio.wait({self._guard})
