@@ -250,25 +250,6 @@ def looks_like_error(text: str) -> bool:
     return text.startswith(_ERROR_STARTS)
 
 
-THINK, END_OF_THINK = "<think>", "</think>"
-
-
-def without_thinking(text: str) -> tuple[str, str | None]:
-    """Return what an assistant's text says to the user, and what was thought before it.
-
-    Only a thinking part at the beginning counts, with its opening tag or (as templates that open it
-    in the prompt leave it) with the closing tag alone. One that never closes is all thinking.
-    """
-    start = text.lstrip()
-    if start.startswith(THINK):
-        thought, _, said = start[len(THINK) :].partition(END_OF_THINK)
-    elif END_OF_THINK in text and THINK not in text:
-        thought, _, said = text.partition(END_OF_THINK)
-    else:
-        return text, None
-    return said.strip(), thought.strip() or None
-
-
 def call_of(name: object, arguments: object, *, id: str = "") -> Call:
     """Return a call as a row wrote it: `arguments` an object, or the text of one.
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cacherl.core.errors import RecipeError
-from cacherl.formats.format import Format
+import msgspec
 
-_FORMATS: tuple[Format, ...] = ()
+from cacherl.core.errors import RecipeError
+from cacherl.formats.anthropic_messages import ANTHROPIC
+from cacherl.formats.format import Format
+from cacherl.formats.openai_messages import OPENAI, TRL
+from cacherl.formats.openai_responses import RESPONSES
+
+_FORMATS: tuple[Format, ...] = (
+    ANTHROPIC,
+    TRL,
+    OPENAI,
+    RESPONSES,
+)
 """The more special first: `guess` takes the first that knows the row."""
 
 FORMATS: Mapping[str, Format] = {each.name: each for each in _FORMATS}
@@ -31,6 +41,6 @@ def guess(value: Any) -> Format | None:
         try:
             if each.sniff(value):
                 return each
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError):
+        except (TypeError, LookupError, AttributeError, ValueError, msgspec.MsgspecError):
             continue
     return None
