@@ -51,6 +51,8 @@ async def run_episode(
         stop = await _play(session, tools, task, limits, messages, results, turns)
     except ModelError as error:
         stop, notes["error"] = StopReason.MODEL_FAILED, str(error)
+        if error.kind is not None:
+            notes["error_kind"] = str(error.kind)
     except ToolError as error:
         stop, notes["error"] = StopReason.TOOLS_FAILED, str(error)
     finally:

@@ -37,6 +37,9 @@ class CacheError(CacheRLError):
 class ModelError(CacheRLError):
     """A model cannot be loaded or reached."""
 
+    kind: str | None = None
+    """Why, in a word that can be counted (`teacher.failure.Failure`), where that is known."""
+
 
 class BudgetError(CacheRLError):
     """The money or the tokens allowed are spent. Not a failure of model or tools: stop, keep, resume."""

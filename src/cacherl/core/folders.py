@@ -45,6 +45,26 @@ class DataFolder:
         return self.root / "journal"
 
     @property
+    def live_calls(self) -> Path:
+        """Every call to tools that act on something outside, before and after it was made."""
+        return self.journal / "live_calls.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """What the recording is of: tools, teacher, limits, versions."""
+        return self.root / "record.json"
+
+    @property
+    def ledger(self) -> Path:
+        """What the teacher cost."""
+        return self.root / "ledger.json"
+
+    @property
+    def summary(self) -> Path:
+        """What the last run did, and what the folder holds."""
+        return self.root / "summary.json"
+
+    @property
     def card_json(self) -> Path:
         """The data card for machines."""
         return self.root / "card.json"

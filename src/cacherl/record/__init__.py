@@ -12,7 +12,7 @@ from cacherl.record.stage import (
     OnTrajectory,
     RecordSummary,
     episode_seed,
-    is_unsettled,
+    is_failure,
     record,
 )
 
@@ -22,6 +22,6 @@ __all__ = [
     "OnTrajectory",
     "RecordSummary",
     "episode_seed",
-    "is_unsettled",
+    "is_failure",
     "record",
 ]

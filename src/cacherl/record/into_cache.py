@@ -21,7 +21,7 @@ from cacherl.core.jsonl import read_jsonl
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
-from cacherl.record.stage import is_unsettled
+from cacherl.record.stage import is_failure
 
 RECORDED_AT = "recorded_at"
 """The note of a trajectory that says when it was recorded (ISO 8601): the cache keeps that time, so
@@ -32,7 +32,7 @@ class Mark(Record, frozen=True, kw_only=True):
     """How far along the file of trajectories a cache has come."""
 
     episodes: int = 0
-    """Settled episodes of the file, from its beginning, that are in the cache."""
+    """Episodes of the file, from its beginning and without failures, that are in the cache."""
     chain: str = ""
     """Digest (hex) over which episodes they are."""
 
@@ -45,7 +45,7 @@ class Mark(Record, frozen=True, kw_only=True):
 
 
 class CacheOfFile:
-    """A cache that follows a file of trajectories. Failures that will be recorded again stay out."""
+    """A cache that follows a file of trajectories. Failures stay out: most are recorded again."""
 
     def __init__(self, cache: ToolCache, folder: str, tasks: Mapping[str, Task]) -> None:
         """Stand on an open cache.
@@ -74,7 +74,7 @@ class CacheOfFile:
     def _follow(self, trajectories: Iterable[Trajectory], path: Path) -> int:
         passed, added = Mark(), 0
         for trajectory in trajectories:
-            if is_unsettled(trajectory):
+            if is_failure(trajectory):
                 continue
             if passed.episodes == self._mark.episodes:
                 self._refuse_unless(passed == self._mark, path)
@@ -90,7 +90,7 @@ class CacheOfFile:
         Raises:
             DataError: its task is unknown.
         """
-        if is_unsettled(trajectory):
+        if is_failure(trajectory):
             return
         task = self._tasks.get(trajectory.task_id)
         if task is None:

@@ -32,9 +32,11 @@ from cacherl.core.tools import ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.core.worlds import World, WorldTools
 from cacherl.record.live_calls import LiveCalls
+from cacherl.teacher.failure import FATAL, Failure
 
 INFRASTRUCTURE = (StopReason.MODEL_FAILED, StopReason.TOOLS_FAILED)
-"""Stops that say nothing about the policy; a later run records these episodes again."""
+"""Stops that say nothing about the policy; a later run records these episodes again, but for those
+that the teacher refuses."""
 
 OnTrajectory = Callable[[Task, Trajectory], None]
 OnProgress = Callable[[int, int], None]
@@ -97,15 +99,18 @@ async def record(
     concurrency: int = 4,
     best_of: int = 1,
     live_calls: Path | None = None,
+    as_kept: Callable[[Trajectory], Trajectory] | None = None,
     on_trajectory: OnTrajectory | None = None,
     on_progress: OnProgress | None = None,
     give_up_after: int = 8,
+    retry_refused: bool = False,
 ) -> RecordSummary:
     """Run `best_of` episodes of every task on live tools and append them to `out`.
 
     Can be stopped at any point and started again: pairs of task and rollout that are on file are
     skipped, a torn last line is cut off, and episodes that ended in an infrastructure failure are run
-    again. A failing episode is itself on record and stops nothing. Where the world does not reset, an
+    again; those whose task the teacher refuses stay as they are unless `retry_refused`. A failing
+    episode is itself on record and stops nothing. Where the world does not reset, an
     episode that was cut short goes on from its file of live calls and repeats none that ran.
 
     When the budget is spent no new episode begins, those under way go on until they are refused too,
@@ -122,21 +127,23 @@ async def record(
         best_of: rollouts of each task; `select` keeps the best.
         live_calls: where the calls of a world that does not reset are written down; beside `out`
             unless told. A world that resets needs none: its calls are made again on a fresh state.
+        as_kept: what is written in place of an episode (redaction, a time); None writes it as it is.
         on_trajectory: called with each finished episode once it is on file, in the order of the file.
             It is not called again if the process dies before or within it: what it keeps must be
             brought level with the file at the next start (`CacheOfFile`).
         on_progress: called after each episode.
         give_up_after: infrastructure failures in a row, with no success between them, after which
-            nothing is to be hoped for (a dead server, a wrong key).
+            nothing is to be hoped for. A wrong key and an account without money end the run at once.
+        retry_refused: record episodes again that the teacher refused.
 
     Raises:
         RecipeError: `out` holds episodes of another policy or seed.
         DataError: a line of `out` or of the live calls is damaged.
-        ModelError: the model failed `give_up_after` times in a row.
+        ModelError: the model failed `give_up_after` times in a row, or for good.
         ToolError: the tools did.
     """
     started = time.perf_counter()
-    on_file, retried = _resume(out, policy=model.name, seed=seed)
+    on_file, retried = _resume(out, policy=model.name, seed=seed, retry_refused=retry_refused)
     wanted = [(task, rollout) for task in tasks for rollout in range(best_of)]
     missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in on_file]
     tally = _Tally()
@@ -160,6 +167,8 @@ async def record(
             tally.out_of_budget = str(error)
             return
         # No await from here on: what is counted, written and hooked is one step for other episodes.
+        if as_kept is not None:
+            trajectory = as_kept(trajectory)
         tally.add(trajectory)
         file.append(trajectory)
         if on_trajectory is not None:
@@ -167,7 +176,7 @@ async def record(
         done += 1
         if on_progress is not None:
             on_progress(done, len(wanted))
-        if tally.failures_in_a_row >= give_up_after:
+        if tally.failures_in_a_row >= give_up_after or _is_hopeless(trajectory):
             raise _given_up(trajectory, tally.failures_in_a_row, out)
 
     with contextlib.ExitStack() as files:
@@ -212,12 +221,17 @@ class _Tally:
         self.model_errors.update(model_errors(trajectory))
         self.prompt_tokens += trajectory.usage.prompt_tokens
         self.completion_tokens += trajectory.usage.completion_tokens
-        self.failures_in_a_row = self.failures_in_a_row + 1 if is_unsettled(trajectory) else 0
+        self.failures_in_a_row = self.failures_in_a_row + 1 if is_failure(trajectory) else 0
 
 
-def is_unsettled(trajectory: Trajectory) -> bool:
-    """Say whether a later run records this episode again: it says nothing about the policy."""
+def is_failure(trajectory: Trajectory) -> bool:
+    """Say whether model or tools failed: the episode says nothing about the policy."""
     return trajectory.stop in INFRASTRUCTURE
+
+
+def is_refused(trajectory: Trajectory) -> bool:
+    """Say whether the teacher turned the request itself away: the same one will be refused again."""
+    return is_failure(trajectory) and trajectory.notes.get("error_kind") == Failure.REFUSED
 
 
 def tool_errors(trajectory: Trajectory) -> list[str]:
@@ -300,10 +314,16 @@ def _with_state(trajectory: Trajectory, state: str | None) -> Trajectory:
     return msgspec.structs.replace(trajectory, final_state=state)
 
 
-def _resume(out: Path, *, policy: str, seed: int) -> tuple[set[tuple[str, int]], int]:
+def _resume(
+    out: Path, *, policy: str, seed: int, retry_refused: bool
+) -> tuple[set[tuple[str, int]], int]:
     """Return the pairs that need no new run, and how many failed ones were taken out of the file."""
     if not out.exists():
         return set(), 0
+
+    def is_retried(trajectory: Trajectory) -> bool:
+        return is_failure(trajectory) and (retry_refused or not is_refused(trajectory))
+
     on_file: set[tuple[str, int]] = set()
     failed = 0
     for trajectory in read_jsonl(out, Trajectory, drop_torn_tail=True):
@@ -314,25 +334,25 @@ def _resume(out: Path, *, policy: str, seed: int) -> tuple[set[tuple[str, int]],
                 f"and this run's would be of {policy!r} with seed {wanted}. "
                 "Name another file, or move this one away."
             )
-        if is_unsettled(trajectory):
+        if is_retried(trajectory):
             failed += 1
         else:
             on_file.add((trajectory.task_id, trajectory.rollout))
     if failed:
-        write_jsonl(out, _sound(out))
+        kept = read_jsonl(out, Trajectory, drop_torn_tail=True)
+        write_jsonl(out, (trajectory for trajectory in kept if not is_retried(trajectory)))
     return on_file, failed
 
 
-def _sound(path: Path) -> Iterator[Trajectory]:
-    for trajectory in read_jsonl(path, Trajectory, drop_torn_tail=True):
-        if not is_unsettled(trajectory):
-            yield trajectory
+def _is_hopeless(trajectory: Trajectory) -> bool:
+    return is_failure(trajectory) and trajectory.notes.get("error_kind") in FATAL
 
 
 def _given_up(last: Trajectory, failures: int, out: Path) -> CacheRLError:
     kind = ModelError if last.stop is StopReason.MODEL_FAILED else ToolError
     seen = str(last.notes.get("error") or last.stop)
+    which = "An episode" if failures == 1 else f"{failures} episodes in a row"
     return kind(
-        f"{failures} episodes in a row failed, the last ({last.task_id}) with: {seen} "
+        f"{which} failed, the last ({last.task_id}) with: {seen} "
         f"What was recorded is in {out}; run the same command again to go on."
     )
