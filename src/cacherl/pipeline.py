@@ -57,10 +57,8 @@ from cacherl.report.data import (
     Transcript,
 )
 from cacherl.report.page import write_report
-from cacherl.reward.answer import answer_ok, is_meta_reasoning
 from cacherl.reward.hybrid import TrustBy
-from cacherl.reward.process import process_reward
-from cacherl.select import Scorers, select
+from cacherl.select import select
 from cacherl.sft import SFTPoint, sft
 
 MODELS = ("base", "sft", "grpo")
@@ -378,13 +376,8 @@ class Run:
     def _select(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         out = self._file(stage, "trajectories.jsonl")
         selection = select(
-            self._read_tasks("train"),
-            read_jsonl(self._file(Stage.AUGMENT, "trajectories.jsonl"), Trajectory),
-            Scorers(
-                process=lambda task, trajectory: process_reward(task, trajectory).total,
-                answer_ok=answer_ok,
-                is_meta=is_meta_reasoning,
-            ),
+            {task.id: task for task in self._read_tasks("train")},
+            self._file(Stage.AUGMENT, "trajectories.jsonl"),
             out,
             options=self.recipe.select_options(),
         )

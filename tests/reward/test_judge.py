@@ -17,7 +17,7 @@ from cacherl.core.messages import (
 from cacherl.core.models import Limits, ModelTurn
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import StopReason, TokenSegment, Trajectory
-from cacherl.reward.judge import ChatJudge, judge_question, read_score
+from cacherl.reward.judge import ChatJudge, judge_question, read_points
 
 TASK = Task(
     id="t1",
@@ -144,4 +144,4 @@ def test_long_results_are_cut_for_the_judge() -> None:
 )
 def test_only_a_score_is_a_score(text: str) -> None:
     """Strict: whatever else a reply holds, it is asked for again."""
-    assert read_score(text) is None
+    assert read_points(text) is None

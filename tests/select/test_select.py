@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacherl.core.errors import DataError
-from cacherl.core.jsonl import read_jsonl
+from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import (
     AssistantMessage,
     Call,
@@ -21,7 +23,9 @@ from cacherl.core.messages import (
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.tools import Tier, ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.select import Scorers, SelectOptions, Verdict, choose, select
+from cacherl.reward.judge import JudgeScores
+from cacherl.select import Scorers, Selection, SelectOptions, Verdict, select
+from cacherl.select import choose as choose_by_id
 
 GOLD = Gold(calls=(), answer=AnswerRule(must=(("done",),)), state="right")
 
@@ -29,9 +33,24 @@ SCORERS = Scorers(
     process=lambda task, trajectory: float(trajectory.notes.get("process", 1.0)),
     answer_ok=lambda rule, text: all(any(one in text for one in group) for group in rule.must),
     is_meta=lambda text: text.startswith("I should answer"),
-    judged=lambda task, trajectory: trajectory.notes.get("judged"),
+    judged=lambda task, trajectory: (
+        JudgeScores(points=tuple(trajectory.notes["judged"]))
+        if "judged" in trajectory.notes
+        else None
+    ),
+    noted=lambda trajectory: trajectory.notes.get("reward"),
 )
 STRICT = SelectOptions(tool_floor=0, family_floor=0, family_ceiling=0)
+
+
+def choose(
+    tasks: Iterable[Task],
+    trajectories: Sequence[Trajectory],
+    scorers: Scorers = SCORERS,
+    options: SelectOptions = SelectOptions(),
+    **more: Any,
+) -> Selection:
+    return choose_by_id({task.id: task for task in tasks}, trajectories, scorers, options, **more)
 
 
 def make_task(id_: str, *, family: str = "f", gold: Gold | None = GOLD) -> Task:
@@ -61,7 +80,8 @@ def made(
     process: float = 1.0,
     said: str | None = None,
     calls: tuple[Call, ...] = (),
-    judged: float | None = None,
+    judged: tuple[int, ...] | None = None,
+    noted: float | None = None,
 ) -> Trajectory:
     made_calls: tuple[Call, ...] = calls or tuple(
         ToolCall(id=f"c{n}", name=name, arguments={}) for n, name in enumerate(tools)
@@ -81,7 +101,9 @@ def made(
         ),
         stop=stop,
         final_state=state,
-        notes={"process": process} | ({} if judged is None else {"judged": judged}),
+        notes={"process": process}
+        | ({} if judged is None else {"judged": list(judged)})
+        | ({} if noted is None else {"reward": noted}),
     )
 
 
@@ -109,9 +131,15 @@ def test_each_rejection_has_its_reason(trajectory: Trajectory, verdict: Verdict)
 
 @pytest.mark.parametrize(
     ("judged", "verdict"),
-    [(1.0, Verdict.PERFECT), (0.4, Verdict.LOW_JUDGED), (None, Verdict.UNSCORED)],
+    [
+        ((5, 5, 4), Verdict.PERFECT),
+        ((4,), Verdict.PERFECT),
+        ((4, 4, 3), Verdict.LOW_JUDGED),
+        ((), Verdict.UNSCORED),
+        (None, Verdict.UNSCORED),
+    ],
 )
-def test_without_gold_a_judge_decides(judged: float | None, verdict: Verdict) -> None:
+def test_without_gold_a_judge_decides(judged: tuple[int, ...] | None, verdict: Verdict) -> None:
     """Own tasks have no gold calls; nothing unscored slips into the training set."""
     selection = choose([make_task("t", gold=None)], [made("t", judged=judged)], SCORERS, STRICT)
 
@@ -162,7 +190,7 @@ def test_a_tool_that_only_imperfect_trajectories_use_comes_back() -> None:
         "t4",
         "t5",
     ]
-    assert selection.tools_after == {"look": 3, "rare": 2}
+    assert selection.after.tools == {"look": 3, "rare": 2}
     assert choose(tasks, trajectories, SCORERS, STRICT).tools_lost == ("rare",)
 
 
@@ -205,8 +233,8 @@ def test_a_family_that_outgrew_the_others_is_cut_but_keeps_its_tools() -> None:
 
     selection = choose(tasks, trajectories, SCORERS, options)
 
-    assert selection.kept_by_family == {"a": 4, "b": 4, "big": 8}
-    assert selection.tools_after["only_here"] == 1
+    assert selection.after.families == {"a": 4, "b": 4, "big": 8}
+    assert selection.after.tools["only_here"] == 1
     assert selection.by_verdict["surplus_of_family"] == 32
 
 
@@ -235,20 +263,28 @@ def test_whatever_comes_in_nothing_wrong_goes_out(
     selection = choose(tasks, trajectories, SCORERS)
 
     assert selection.considered == len(rows) == sum(selection.by_verdict.values())
-    assert selection.kept == sum(selection.kept_by_family.values())
+    assert selection.kept == sum(selection.after.families.values())
     kept = [t for t, j in zip(trajectories, selection.judgements, strict=True) if j.kept]
     assert all(t.final_state != "wrong" for t in kept)
     assert all("I should" not in str(t.messages[-1]) for t in kept)
     assert all(0.0 <= judgement.score <= 1.0 for judgement in selection.judgements)
 
 
+def on_file(path: Path, trajectories: Iterable[Trajectory]) -> Path:
+    write_jsonl(path, trajectories)
+    return path
+
+
 def test_the_kept_are_on_file_in_the_order_they_came(tmp_path: Path) -> None:
     """The file is the training set; the summary is a record like any other."""
-    tasks = [make_task(f"t{n}") for n in range(5)]
-    trajectories = [made(f"t{n}", state="wrong" if n == 2 else "right") for n in range(5)]
+    tasks = {f"t{n}": make_task(f"t{n}") for n in range(5)}
+    source = on_file(
+        tmp_path / "all.jsonl",
+        [made(f"t{n}", state="wrong" if n == 2 else "right") for n in range(5)],
+    )
     out = tmp_path / "selected.jsonl"
 
-    selection = select(tasks, trajectories, SCORERS, out)
+    selection = select(tasks, source, out, scorers=SCORERS)
 
     assert [t.task_id for t in read_jsonl(out, Trajectory)] == ["t0", "t1", "t3", "t4"]
     again = msgspec.json.decode(msgspec.json.encode(selection), type=type(selection))
@@ -257,8 +293,12 @@ def test_the_kept_are_on_file_in_the_order_they_came(tmp_path: Path) -> None:
 
 def test_an_empty_training_set_is_an_error_with_reasons(tmp_path: Path) -> None:
     """Training on nothing would fail an hour later, with a worse message."""
+    source = on_file(tmp_path / "all.jsonl", [made("t", state="wrong")])
+
     with pytest.raises(DataError, match=r"none of 1 .*wrong_state 1.*best_of"):
-        select([make_task("t")], [made("t", state="wrong")], SCORERS, tmp_path / "out.jsonl")
+        select({"t": make_task("t")}, source, tmp_path / "out.jsonl", scorers=SCORERS)
+
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_trajectory_of_an_unknown_task_is_named() -> None:

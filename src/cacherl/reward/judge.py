@@ -1,4 +1,7 @@
-"""A judge: a model that scores final answers where no rule can.
+"""A judge: a model that scores final answers where no rule can, several times, and how far it agrees.
+
+One score of a judge is one draw. Several draws of one answer say how much a score is worth: where they
+differ the judge guesses, and a threshold on a guess selects noise.
 
 Source: CacheRL, arXiv:2606.14179, R_answer: a judge scores the final answer 0-5, scaled to 0-1.
 """
@@ -8,6 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -20,8 +26,12 @@ from cacherl.core.messages import (
     last_assistant,
 )
 from cacherl.core.models import ChatModel, Limits
+from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
+
+TOP = 5
+"""The best score; a judge says whole points from 0."""
 
 JUDGE_PROMPT = """\
 You grade the final answer of an assistant that works with tools. Between two marks stands a record: the
@@ -65,30 +75,35 @@ class ChatJudge:
         self._seed = seed
 
     async def score(self, task: Task, trajectory: Trajectory) -> float:
-        """Return the judge's score of the final answer, in [0, 1].
+        """Return the judge's score of the final answer, in [0, 1]. See `points`."""
+        return await self.points(task, trajectory) / TOP
 
-        An absent or empty answer is 0 without asking.
+    async def points(self, task: Task, trajectory: Trajectory, *, sample: int = 0) -> int:
+        """Return the judge's score of the final answer in points, 0 to 5.
+
+        An absent or empty answer is 0 without asking. The judge sees what was said and done, and
+        neither gold nor thinking. Another `sample` is another draw: its seed differs.
 
         Raises:
             ModelError: the judge cannot be reached, or gave no score in `attempts` replies.
         """
         final = last_assistant(trajectory.messages)
         if final is None or final.calls or not final.content.strip():
-            return 0.0
+            return 0
         question = judge_question(trajectory, self._max_result_chars)
         asked = msgspec.structs.replace(
             task, system=JUDGE_PROMPT, user_turns=(question,), tools=(), gold=None
         )
-        session = self._model.start(asked, limits=self._limits, seed=self._seed)
+        session = self._model.start(asked, limits=self._limits, seed=self._seed + sample)
         new: list[Message] = [SystemMessage(content=JUDGE_PROMPT), UserMessage(content=question)]
         said = ""
         try:
             for _ in range(self._attempts):
                 turn = await session.reply(new)
                 said = turn.message.content
-                score = read_score(said)
-                if score is not None:
-                    return score
+                found = read_points(said)
+                if found is not None:
+                    return found
                 new = [UserMessage(content=REMINDER)]
         finally:
             session.close()
@@ -98,10 +113,10 @@ class ChatJudge:
         )
 
 
-def read_score(text: str) -> float | None:
-    """Return the score in [0, 1] of a reply that is a score and nothing else, or None."""
+def read_points(text: str) -> int | None:
+    """Return the points, 0 to 5, of a reply that is a score and nothing else, or None."""
     found = _SCORE.fullmatch(text.strip())
-    return int(found[1]) / 5 if found else None
+    return int(found[1]) if found else None
 
 
 def judge_question(trajectory: Trajectory, max_result_chars: int) -> str:
@@ -122,3 +137,89 @@ def judge_question(trajectory: Trajectory, max_result_chars: int) -> str:
     record = "\n".join(lines)
     mark = f"=== record {hashlib.blake2b(record.encode(), digest_size=8).hexdigest()} ==="
     return f"{mark}\n{record}\n{mark}\n\nThe last assistant line is the final answer. Grade it."
+
+
+# ---- several samples -------------------------------------------------------------------------
+
+
+class JudgeScores(Record, frozen=True, kw_only=True):
+    """What a judge said of one trajectory, sample by sample. A failure is no score."""
+
+    points: tuple[int, ...] = ()
+    """Each from 0 to 5, in the order of the samples; those that failed are left out."""
+    failed: int = 0
+    """Samples that gave no score."""
+    problem: str = ""
+    """Why the last of them gave none."""
+
+    @property
+    def score(self) -> float | None:
+        """The mean of the samples, in [0, 1]; None where every sample failed."""
+        return statistics.fmean(self.points) / TOP if self.points else None
+
+    @property
+    def spread(self) -> int:
+        """Points between the best and the worst sample."""
+        return max(self.points) - min(self.points) if self.points else 0
+
+
+class Agreement(Record, frozen=True, kw_only=True):
+    """How far the samples of a judge agree, over all trajectories with at least two."""
+
+    trajectories: int
+    exact: float
+    """Share of pairs of samples that say the same, in [0, 1]."""
+    mean_difference: float
+    """Mean distance of a pair, in points of 5."""
+    alpha_interval: float | None
+    """Krippendorff's alpha with squared distances: 1 agrees always, 0 as chance would. None where all
+    samples of all trajectories are one number: then nothing says whether they could differ."""
+    alpha_ordinal: float | None
+    """The same with distances by rank: how many scores lie between, not how many points."""
+
+
+def agreement(scored: Iterable[Sequence[int]]) -> Agreement | None:
+    """Return how far the samples agree; None where no trajectory has two.
+
+    A trajectory with m samples counts with m values, as in the coincidence matrix of the source: pairs
+    within it, each weighted 1 / (m - 1). One pass, constant memory.
+
+    Source: K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), sections C to E.
+    """
+    size = TOP + 1
+    together = [[0.0] * size for _ in range(size)]
+    trajectories = 0
+    for points in scored:
+        if len(points) < 2:
+            continue
+        trajectories += 1
+        held = Counter(points)
+        for a in held:
+            for b in held:
+                together[a][b] += held[a] * (held[b] - (a == b)) / (len(points) - 1)
+    if not trajectories:
+        return None
+    each = [sum(row) for row in together]
+    n = sum(each)
+
+    def mean(distance: Callable[[int, int], float]) -> float:
+        return sum(together[a][b] * distance(a, b) for a in range(size) for b in range(size)) / n
+
+    def alpha(distance: Callable[[int, int], float]) -> float | None:
+        by_chance = sum(
+            each[a] * each[b] * distance(a, b) for a in range(size) for b in range(size)
+        ) / (n * (n - 1))
+        return 1.0 - mean(distance) / by_chance if by_chance else None
+
+    def by_rank(a: int, b: int) -> float:
+        low, high = min(a, b), max(a, b)
+        between = sum(each[low : high + 1]) - (each[low] + each[high]) / 2
+        return 0.0 if a == b else float(between**2)
+
+    return Agreement(
+        trajectories=trajectories,
+        exact=mean(lambda a, b: float(a == b)),
+        mean_difference=mean(lambda a, b: float(abs(a - b))),
+        alpha_interval=alpha(lambda a, b: float((a - b) ** 2)),
+        alpha_ordinal=alpha(by_rank),
+    )
