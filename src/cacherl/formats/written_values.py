@@ -92,6 +92,22 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def content_text(value: Any, field: str) -> str:
+    """Return the text of a message's content: a text, or the texts of its parts, one below the other.
+
+    Parts of other kinds (images, sound) are left out.
+
+    Raises:
+        Unreadable: it is neither.
+    """
+    if isinstance(value, dict):
+        return as_text(value)
+    if not isinstance(value, list):
+        return a_text(value, field)
+    texts = [part.get("text") if isinstance(part, dict) else part for part in value]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
 def _kind(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}.get(
         type(value), "a number"
