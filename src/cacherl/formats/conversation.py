@@ -87,9 +87,10 @@ class Builder:
     def _placed(self, call: Call) -> Call:
         said = unique = call.id
         if not said or said in self._used:
-            unique = f"call_{len(self._used)}"
-            while unique in self._used:
-                unique += "_"
+            number = 2 if said else len(self._used)
+            stem = f"{said}#" if said else "call_"
+            while (unique := f"{stem}{number}") in self._used:
+                number += 1
             call = msgspec.structs.replace(call, id=unique)
         self._used.add(unique)
         self._waiting.setdefault(said, []).append(call)
