@@ -134,8 +134,8 @@ def _shown(value: object) -> str:
     return "none" if value is None else msgspec.json.encode(value).decode()
 
 
-def settled_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest:
-    """Return the folder's manifest, written if there was none.
+def read_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest | None:
+    """Return the folder's manifest, or None where nothing was recorded yet. Writes nothing.
 
     Raises:
         RecipeError: the folder holds episodes of other tools, another teacher or other settings.
@@ -148,24 +148,31 @@ def settled_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest:
                 f"{folder.root}: holds trajectories and no {path.name}, so they were not recorded "
                 "here. Record into another folder."
             )
-        fresh = manifest_of(plan, world, folder=secrets.token_hex(8))
-        _write(path, fresh)
-        return fresh
+        return None
     try:
         recorded = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except msgspec.DecodeError as error:
         raise DataError(f"{path}: not a manifest: {error}. Restore it from a copy.") from error
-    wanted = manifest_of(plan, world, folder=recorded.folder)
-    found = differences(recorded, wanted)
+    found = differences(recorded, manifest_of(plan, world, folder=recorded.folder))
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise RecipeError(
             f"{folder.root} was recorded with other settings: {'; '.join(found[:3])}{more}. "
             "Use the same, or name another folder."
         )
-    if __version__ not in recorded.versions:
+    return recorded
+
+
+def settled_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest:
+    """Return the folder's manifest, written if there was none. Raises as `read_manifest`."""
+    recorded = read_manifest(folder, plan, world)
+    if recorded is None:
+        recorded = manifest_of(plan, world, folder=secrets.token_hex(8))
+    elif __version__ in recorded.versions:
+        return recorded
+    else:
         recorded = replace(recorded, versions=(*recorded.versions, __version__))
-        _write(path, recorded)
+    _write(folder.manifest, recorded)
     return recorded
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -144,10 +144,10 @@ async def record(
     """
     started = time.perf_counter()
     on_file, retried = _resume(out, policy=model.name, seed=seed, retry_refused=retry_refused)
-    wanted = [(task, rollout) for task in tasks for rollout in range(best_of)]
-    missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in on_file]
+    missing = still_to_record(tasks, best_of, on_file)
+    wanted = len(tasks) * best_of
     tally = _Tally()
-    done = len(wanted) - len(missing)
+    done = wanted - len(missing)
 
     def while_allowed() -> Iterator[tuple[Task, int]]:
         for pair in missing:
@@ -175,7 +175,7 @@ async def record(
             on_trajectory(task, trajectory)
         done += 1
         if on_progress is not None:
-            on_progress(done, len(wanted))
+            on_progress(done, wanted)
         if tally.failures_in_a_row >= give_up_after or _is_hopeless(trajectory):
             raise _given_up(trajectory, tally.failures_in_a_row, out)
 
@@ -189,9 +189,9 @@ async def record(
 
     return RecordSummary(
         episodes=sum(tally.stops.values()),
-        skipped=len(wanted) - len(missing),
+        skipped=wanted - len(missing),
         retried=retried,
-        left=len(wanted) - done,
+        left=wanted - done,
         cut_short=tally.cut_short,
         out_of_budget=tally.out_of_budget,
         live_calls=tally.live_calls,
@@ -314,17 +314,36 @@ def _with_state(trajectory: Trajectory, state: str | None) -> Trajectory:
     return msgspec.structs.replace(trajectory, final_state=state)
 
 
+def is_retried(trajectory: Trajectory, *, retry_refused: bool) -> bool:
+    """Say whether the next run takes this episode out of the file and records it again."""
+    return is_failure(trajectory) and (retry_refused or not is_refused(trajectory))
+
+
+def still_to_record(
+    tasks: Sequence[Task], best_of: int, on_file: Container[tuple[str, int]]
+) -> list[tuple[Task, int]]:
+    """Return task and rollout of each episode that is not on file, in the order of recording."""
+    wanted = [(task, rollout) for task in tasks for rollout in range(best_of)]
+    return [pair for pair in wanted if (pair[0].id, pair[1]) not in on_file]
+
+
+def settled(out: Path, *, retry_refused: bool) -> set[tuple[str, int]]:
+    """Return the episodes on file that need no new run, as pairs of task id and rollout."""
+    if not out.exists():
+        return set()
+    return {
+        (trajectory.task_id, trajectory.rollout)
+        for trajectory in read_jsonl(out, Trajectory, drop_torn_tail=True)
+        if not is_retried(trajectory, retry_refused=retry_refused)
+    }
+
+
 def _resume(
     out: Path, *, policy: str, seed: int, retry_refused: bool
 ) -> tuple[set[tuple[str, int]], int]:
     """Return the pairs that need no new run, and how many failed ones were taken out of the file."""
     if not out.exists():
         return set(), 0
-
-    def is_retried(trajectory: Trajectory) -> bool:
-        return is_failure(trajectory) and (retry_refused or not is_refused(trajectory))
-
-    on_file: set[tuple[str, int]] = set()
     failed = 0
     for trajectory in read_jsonl(out, Trajectory, drop_torn_tail=True):
         wanted = episode_seed(seed, trajectory.rollout)
@@ -334,14 +353,13 @@ def _resume(
                 f"and this run's would be of {policy!r} with seed {wanted}. "
                 "Name another file, or move this one away."
             )
-        if is_retried(trajectory):
-            failed += 1
-        else:
-            on_file.add((trajectory.task_id, trajectory.rollout))
+        failed += is_retried(trajectory, retry_refused=retry_refused)
     if failed:
         kept = read_jsonl(out, Trajectory, drop_torn_tail=True)
-        write_jsonl(out, (trajectory for trajectory in kept if not is_retried(trajectory)))
-    return on_file, failed
+        write_jsonl(
+            out, (each for each in kept if not is_retried(each, retry_refused=retry_refused))
+        )
+    return settled(out, retry_refused=retry_refused), failed
 
 
 def _is_hopeless(trajectory: Trajectory) -> bool:
