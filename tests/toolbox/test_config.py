@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from cacherl.core.errors import RecipeError
-from cacherl.core.tools import UNDECLARED, Effects, ToolSpec
-from cacherl.toolbox.config import (
-    ToolSection,
-    check_named,
-    effects_said,
-    filled,
-    read_tools,
-    secrets_in,
-)
+from cacherl.core.records import JsonObject
+from cacherl.core.tools import Effects, ToolSpec
+from cacherl.toolbox.config import effects_problem, filled, read_tools, secrets_in
 
 WHOLE = """
 namespace = "office"
@@ -100,24 +94,19 @@ def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
         read_tools(tmp_path / "tools.toml")
 
 
-def test_what_is_not_said_of_a_tool_stays_as_it_was() -> None:
-    """Saying what a tool reads does not claim that it writes nothing."""
-    reads = effects_said(UNDECLARED, ToolSection(reads=("order:{id}",)))
+def test_a_parameter_that_a_tool_lacks_is_told() -> None:
+    """`order:{id}` of a tool that takes `order_id` would stand for every order there is."""
+    takes: JsonObject = {"type": "object", "properties": {"order_id": {"type": "string"}}}
 
-    assert reads == Effects(reads=("order:{id}",), writes=("*",))
-    assert effects_said(reads, ToolSection(writes=(), open_world=True)) == Effects(
-        reads=("order:{id}",), open_world=True
-    )
-    assert effects_said(reads, ToolSection()) == reads
+    def problem(template: str, parameters: JsonObject = takes) -> str | None:
+        effects = Effects(reads=(template,))
+        return effects_problem(
+            ToolSpec(name="t", description="", parameters=parameters, effects=effects)
+        )
 
-
-def test_a_mistyped_tool_is_not_left_undeclared(tmp_path: Path) -> None:
-    """A typo in `[tools.NAME]` would leave a writer of everything, and nobody would see."""
-    tools = read_tools(written(tmp_path, WHOLE))
-    spec = ToolSpec(name="get_orders", description="", parameters={"type": "object"})
-
-    with pytest.raises(RecipeError, match=r"\[tools.get_order\].*did you mean `get_orders`"):
-        check_named(tools, [spec], "tools.toml")
+    assert "no parameter 'orderid'; did you mean `order_id`" in str(problem("order:{orderid}"))
+    assert problem("order:{order_id}") is problem("o:{result.id}") is problem("*") is None
+    assert problem("o:{x}", {"type": "object", "additionalProperties": True}) is None
 
 
 def test_variables_are_filled_in_from_the_environment() -> None:

@@ -33,21 +33,8 @@ import msgspec
 
 from cacherl.core.errors import RecipeError
 from cacherl.core.records import JsonObject, Record
-from cacherl.core.tools import Effects, ToolSpec
-
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-NotNegative = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class PolicySection(Record, frozen=True, kw_only=True):
-    """`[policy]`: limits that hold for every tool unless `[tools.NAME]` says otherwise."""
-
-    timeout_s: Seconds = 60.0
-    concurrency: AtLeastOne = 8
-    """Calls under way at once, per source."""
-    retries: NotNegative = 2
-    """Of transient errors only, and never of a writer that may have run."""
+from cacherl.core.tools import ToolSpec
+from cacherl.toolbox.policy import CallPolicy, Seconds, ToolRule
 
 
 class McpSection(Record, frozen=True, kw_only=True):
@@ -106,31 +93,18 @@ class OpenApiSection(Record, frozen=True, kw_only=True):
     prefix: bool = False
 
 
-class ToolSection(Record, frozen=True, kw_only=True):
-    """`[tools.NAME]`: what you say of a tool. What you do not say stays as its source says."""
-
-    reads: tuple[str, ...] | None = None
-    writes: tuple[str, ...] | None = None
-    idempotent: bool | None = None
-    open_world: bool | None = None
-    timeout_s: Seconds | None = None
-    retries: NotNegative | None = None
-    concurrency: AtLeastOne | None = None
-    """Calls of this tool under way at once."""
-    hide: bool = False
-    """Do not offer it."""
-
-
 class ToolsFile(Record, frozen=True, kw_only=True):
     """Everything a `tools.toml` says."""
 
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
     resets: bool = False
-    policy: PolicySection = PolicySection()
+    policy: CallPolicy = CallPolicy()
+    """Holds for every tool unless `[tools.NAME]` says otherwise."""
     mcp: dict[str, McpSection] = {}
     python: dict[str, PythonSection] = {}
     openapi: dict[str, OpenApiSection] = {}
-    tools: dict[str, ToolSection] = {}
+    tools: dict[str, ToolRule] = {}
+    """By offered name. What is not said of a tool stays as its source says."""
 
     def sources(self) -> tuple[str, ...]:
         """Return the names of all sources, in the order in which their tools are offered."""
@@ -144,7 +118,7 @@ _KINDS: Mapping[str, type[Record]] = {
     "mcp": McpSection,
     "python": PythonSection,
     "openapi": OpenApiSection,
-    "tools": ToolSection,
+    "tools": ToolRule,
 }
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _EXAMPLE = 'Add one, such as:  [python.shop]  module = "shop.py"'
@@ -182,7 +156,7 @@ def tools_of(data: JsonObject, where: str) -> ToolsFile:
     _known(data, ToolsFile, where, "")
     plain = {key: value for key, value in data.items() if key not in _KINDS and key != "policy"}
     found: dict[str, Any] = {
-        "policy": _section(data.get("policy", {}), PolicySection, where, "policy")
+        "policy": _section(data.get("policy", {}), CallPolicy, where, "policy")
     }
     for kind, section in _KINDS.items():
         tables = data.get(kind, {})
@@ -258,29 +232,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 # ---- what is said of a tool --------------------------------------------------------------------
 
 
-def effects_said(effects: Effects, section: ToolSection) -> Effects:
-    """Return a tool's effects with what `[tools.NAME]` says of them on top."""
-    said = {
-        field: value
-        for field in Effects.__struct_fields__
-        if (value := getattr(section, field)) is not None
-    }
-    return msgspec.structs.replace(effects, **said)
+_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def check_named(tools: ToolsFile, offered: Iterable[ToolSpec], where: str) -> None:
-    """Refuse a `[tools.NAME]` of a tool that no source offers: a typo would leave it undeclared.
+def effects_problem(spec: ToolSpec) -> str | None:
+    """Return what is wrong with a tool's effects, in words, or None.
 
-    Raises:
-        RecipeError: names it, and the nearest there is.
+    A template over a parameter that the tool does not have would stand for its whole kind, and
+    nobody would see the typo.
     """
-    names = [spec.name for spec in offered]
-    for name in tools.tools:
-        if name not in names:
-            raise RecipeError(
-                f"{where}: [tools.{name}]: no source offers such a tool"
-                f"{did_you_mean(name, names)}. See what there is with `cacherl tools list {where}`."
-            )
+    properties = spec.parameters.get("properties", {})
+    if spec.parameters.get("additionalProperties"):
+        return None
+    for template in (*spec.effects.reads, *spec.effects.writes):
+        for field in _FIELD.findall(template):
+            name = field.split(".")[0]
+            if name != "result" and name not in properties:
+                return (
+                    f"its effects name {template!r}, and it has no parameter {name!r}"
+                    f"{did_you_mean(name, properties)}; it has {', '.join(properties) or 'none'}"
+                )
+    return None
 
 
 # ---- the environment ---------------------------------------------------------------------------
