@@ -209,11 +209,11 @@ def test_broken_arguments_and_missing_results_are_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ([], "record 0: unexpected list"),
-        ({"traj": []}, "record 0: task_id: missing"),
-        ({"task_id": 1, "traj": "x"}, "record 0: traj: unexpected str"),
+        ([], "row 1: no object but a list"),
+        ({"traj": []}, "row 1: task_id: missing"),
+        ({"task_id": 1, "traj": "x"}, "row 1: traj: no JSON"),
         (conversation({"role": "wizard", "content": ""}), r"traj\[2\].role: unknown role 'wizard'"),
-        (conversation({"role": "user", "content": 5}), r"traj\[2\].content: unexpected int"),
+        (conversation({"role": "user", "content": 5}), r"traj\[2\].content: no text but a number"),
         (
             conversation(asks("a", "{}"), says("1", "c9")),
             r"traj\[3\].tool_call_id: answers no open",
@@ -236,10 +236,10 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, row: Any, complai
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b'[{"task_id": 1,\n "traj": [}]', "results.json:2:11: no JSON"),
-        (b"{}", "array of conversations"),
-        (b"[]", "array of conversations"),
-        (b"\xff\xfe", "no UTF-8"),
+        (b'[{"task_id": 1,\n "traj": [}]', "row 1: no JSON"),
+        (b"{}", "task_id: missing"),
+        (b"[]", "holds no conversation"),
+        (b"\xff\xfe", "is UTF-16"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(

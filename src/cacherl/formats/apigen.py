@@ -20,7 +20,7 @@ from cacherl.formats.conversation import Builder, Conversation
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable
-from cacherl.formats.turns import AssistantTurn, entries_of
+from cacherl.formats.turns import AssistantTurn, answer, entries_of
 from cacherl.formats.written_calls import call_in
 from cacherl.formats.written_values import a_text, an_object, literal
 
@@ -60,7 +60,7 @@ def read_row(row: Row, reading: Reading) -> Iterator[Conversation]:
         if entry.tag == "human":
             builder.user(entry.text)
         elif entry.tag == "observation":
-            builder.result(entry.text)
+            answer(builder, entry.text)
         elif entry.tag == "system":
             builder.system(entry.text)
         else:

@@ -18,7 +18,7 @@ from cacherl.formats.conversation import Builder, Conversation
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.prose import tools_apart
 from cacherl.formats.rows import Row, Unreadable
-from cacherl.formats.turns import AssistantTurn
+from cacherl.formats.turns import AssistantTurn, answer
 from cacherl.formats.written_calls import glaive
 from cacherl.formats.written_values import a_text, an_object
 
@@ -65,7 +65,7 @@ def read_row(row: Row, reading: Reading) -> Iterator[Conversation]:
         elif speaker == "SYSTEM":
             builder.system(text)
         else:
-            builder.result(text)
+            answer(builder, text)
     turn.end()
     yield builder.build(
         task_id=reading.task_id(row, value.get("id")),

@@ -20,7 +20,7 @@ from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.prose import tools_apart
 from cacherl.formats.rows import Row, Unreadable
-from cacherl.formats.turns import AssistantTurn, entries_of
+from cacherl.formats.turns import AssistantTurn, answer, entries_of
 from cacherl.formats.written_calls import tagged
 from cacherl.formats.written_values import an_object, as_text, literal
 
@@ -56,7 +56,7 @@ def read_row(row: Row, reading: Reading) -> Iterator[Conversation]:
             builder.user(entry.text)
         elif entry.tag == "tool":
             for name, text in _responses(entry.text):
-                builder.result(text, name=name)
+                answer(builder, text, name=name)
         else:
             raise Unreadable(f"{entry.field}.from", f"unknown tag {entry.tag!r}")
     turn.end()

@@ -25,7 +25,7 @@ from cacherl.formats.conversation import Builder, Conversation
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable, rows_of
-from cacherl.formats.turns import Entry, entries_of
+from cacherl.formats.turns import Entry, answer, entries_of
 from cacherl.formats.written_calls import call_in, thought_apart
 from cacherl.formats.written_values import a_text, an_object, as_text, decoded, literal
 
@@ -101,8 +101,8 @@ def read_row(row: Row, reading: Reading, tags: Tags = USUAL) -> Conversation:
         elif entry.tag == tags.observation_tag:
             answers = _shared(entry.text, waiting)
             unshared += len(answers) != waiting
-            for answer in answers:
-                builder.result(answer)
+            for each in answers:
+                answer(builder, each)
         else:
             thinking, text = thought_apart(entry.text)
             calls = _calls(text) if entry.tag == tags.function_tag else []

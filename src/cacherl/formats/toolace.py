@@ -18,7 +18,7 @@ from cacherl.formats.conversation import Builder, Conversation
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.prose import tools_apart
 from cacherl.formats.rows import Row, Unreadable
-from cacherl.formats.turns import entries_of
+from cacherl.formats.turns import answer, entries_of
 from cacherl.formats.written_calls import bracketed
 from cacherl.formats.written_values import a_text, an_object, as_text, decoded
 
@@ -68,11 +68,11 @@ def _answer(text: str, calls: int, builder: Builder) -> None:
         value = None
     is_shared = isinstance(value, list) and len(value) == calls
     if not is_shared or not all(isinstance(e, dict) and "results" in e for e in value):
-        builder.result(text)
+        answer(builder, text)
         return
     for each in value:
         name = each.get("name")
-        builder.result(as_text(each["results"]), name=name if isinstance(name, str) else "")
+        answer(builder, as_text(each["results"]), name=name if isinstance(name, str) else "")
 
 
 def _sniff(value: Any) -> bool:

@@ -20,6 +20,7 @@ from cacherl.formats.conversation import Builder, Conversation, call_of
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable
+from cacherl.formats.turns import answer
 from cacherl.formats.written_calls import thought_apart
 from cacherl.formats.written_values import a_list, a_text, an_object, content_text, unpacked
 
@@ -76,7 +77,8 @@ def _said(message: JsonObject, field: str, builder: Builder) -> None:
         builder.assistant(rest, thinking=told or thinking, calls=made)
     elif role == "tool":
         number, name = message.get("tool_call_id"), message.get("name")
-        builder.result(
+        answer(
+            builder,
             content,
             call_id=number if isinstance(number, str) else "",
             name=name if isinstance(name, str) else "",

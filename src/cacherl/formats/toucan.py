@@ -26,7 +26,7 @@ from cacherl.formats.conversation import Builder, Conversation, call_of
 from cacherl.formats.declarations import spec_of, specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable
-from cacherl.formats.turns import AssistantTurn
+from cacherl.formats.turns import AssistantTurn, answer
 from cacherl.formats.written_calls import call_in, thought_apart
 from cacherl.formats.written_values import (
     a_list,
@@ -87,7 +87,7 @@ def _said(each: Any, field: str, builder: Builder, turn: AssistantTurn) -> list[
     turn.end()
     if role in ("function", "tool", "tool_response"):
         name = message.get("name")
-        builder.result(content, name=name if isinstance(name, str) else "")
+        answer(builder, content, name=name if isinstance(name, str) else "")
     elif role == "user":
         builder.user(content)
     elif role == "system":

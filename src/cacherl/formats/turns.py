@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cacherl.core.messages import Call
-from cacherl.formats.conversation import Builder
+from cacherl.formats.conversation import Builder, looks_like_error
 from cacherl.formats.rows import Unreadable
 from cacherl.formats.written_values import a_list, a_text
+from cacherl.toolbox.mcp_results import error_class_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,22 @@ def entries_of(value: Any, field: str, *, tag: str = "from", text: str = "value"
             raise Unreadable(f"{here}.{tag}", "missing" if said is None else "no text")
         found.append(Entry(said, a_text(each.get(text), f"{here}.{text}"), here))
     return found
+
+
+def answer(builder: Builder, text: str, *, call_id: str = "", name: str = "") -> None:
+    """Add what a tool answered, where the format has no field that says whether it failed.
+
+    Raises:
+        Unreadable: no call waits for a result.
+    """
+    failed = looks_like_error(text)
+    builder.result(
+        text,
+        call_id=call_id,
+        name=name,
+        is_error=failed,
+        error_class=error_class_of(text) if failed else None,
+    )
 
 
 class AssistantTurn:
