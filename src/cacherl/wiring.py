@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from cacherl.core.models import ChatModel
 from cacherl.core.worlds import World
 from cacherl.experiment import EvaluateSection, Recipe, WorldSection
 from cacherl.render import ChatCodec, Template
+from cacherl.teacher.chat import EndpointChat
+from cacherl.teacher.options import Endpoint, TeacherOptions
 from cacherl.token_chat import Engine, TokenChat
 
 if TYPE_CHECKING:
-    from cacherl.adapters.openai_chat import OpenAIChat
     from cacherl.adapters.trl_trainer import TRLTrainer
 
 
@@ -73,11 +75,11 @@ def policy_of(recipe: Recipe) -> ChatModel:
         from cacherl.worlds.desk import DeskExpert
 
         return DeskExpert(detour=recipe.record.detour, seed=recipe.record.seed)
-    if name.startswith("openai:"):
+    if names_endpoint(name):
         return endpoint(name)
     raise RecipeError(
         f'record.policy = {name!r}: no such policy. Use "expert" with the desk, or '
-        '"openai:MODEL" or "openai:MODEL@URL".'
+        '"PROVIDER:MODEL" (such as "openai:gpt-5") or "openai:MODEL@URL".'
     )
 
 
@@ -101,24 +103,61 @@ def reasoner_of(recipe: Recipe) -> Reasoner:
         from cacherl.worlds.desk import explain
 
         return FunctionReasoner(explain, name="desk")
-    if name.startswith("openai:"):
+    if names_endpoint(name):
         return ChatReasoner(endpoint(name))
     raise RecipeError(
-        f'augment.reasoner = {name!r}: no such reasoner. Use "desk", "openai:MODEL" or '
-        '"openai:MODEL@URL".'
+        f'augment.reasoner = {name!r}: no such reasoner. Use "desk", "PROVIDER:MODEL" (such as '
+        '"openai:gpt-5") or "openai:MODEL@URL".'
     )
 
 
-def endpoint(name: str) -> OpenAIChat:
-    """Return the model behind `openai:MODEL` or `openai:MODEL@URL`."""
+def names_endpoint(name: str) -> bool:
+    """Return whether the name is a model behind an endpoint: `PROVIDER:MODEL` or `PROVIDER:MODEL@URL`."""
+    return re.match(r"[a-z][a-z0-9_]*:.", name) is not None and not Path(name).exists()
+
+
+def paid_model(
+    name: str,
+    *,
+    journal: Path | None,
+    options: TeacherOptions | None = None,
+    purpose: str = "chat",
+) -> EndpointChat:
+    """Return the model behind an endpoint, with journal, retries, budget, pace and ledger around it.
+
+    Args:
+        name: `PROVIDER:MODEL` (`openai:gpt-5`, `anthropic:...`, `deepseek:...`, any provider of any-llm) or
+            `PROVIDER:MODEL@URL` (any OpenAI-compatible server is `openai:MODEL@URL`).
+        journal: the folder of the journal and of `ledger.json`; None keeps neither.
+        options: how to ask, and how much it may cost.
+        purpose: what the requests are for: `record`, `augment`, `judge`.
+
+    Raises:
+        RecipeError: no such name or provider, an option is wrong, or another process has the journal.
+        DataError: the journal is damaged, or the file of prices cannot be read.
+        MissingExtraError: the client library is not installed.
+    """
     try:
-        from cacherl.adapters.openai_chat import OpenAIChat
+        from cacherl.adapters.any_llm_completions import AnyLLMCompletions
     except ModuleNotFoundError as error:
-        raise MissingExtraError("openai", "openai") from error
-    model, _, url = name.removeprefix("openai:").partition("@")
-    if not model:
-        raise RecipeError(f"{name!r} names no model. Write openai:MODEL or openai:MODEL@URL.")
-    return OpenAIChat(model, base_url=url) if url else OpenAIChat(model)
+        raise MissingExtraError(error.name or "any-llm-sdk", "teacher") from error
+    from cacherl.teacher.assemble import assemble
+
+    options = options or TeacherOptions()
+    found = Endpoint.parse(name)
+
+    def connect() -> AnyLLMCompletions:
+        return AnyLLMCompletions(
+            found, timeout_s=options.timeout_s, api_key_env=options.api_key_env
+        )
+
+    connect()  # an unknown provider is told before any work starts
+    return assemble(found, connect, journal=journal, options=options, purpose=purpose)
+
+
+def endpoint(name: str) -> EndpointChat:
+    """Return the model behind an endpoint, without a journal."""
+    return paid_model(name, journal=None)
 
 
 def model_path(path: str, beside: Path | None = None) -> str:
@@ -183,8 +222,8 @@ def local_chat(
 def chat_of(
     name: str, template: Template, evaluate: EvaluateSection, *, called: str | None = None
 ) -> ChatModel:
-    """Return a model by name: `openai:MODEL[@URL]`, `expert`, a folder, or a Hugging Face id."""
-    if name.startswith("openai:"):
+    """Return a model by name: `PROVIDER:MODEL[@URL]`, `expert`, a folder, or a Hugging Face id."""
+    if names_endpoint(name):
         return endpoint(name)
     if name == "expert":
         from cacherl.worlds.desk import DeskExpert

@@ -3,8 +3,8 @@
 Everything that a paid teacher needs stands between a `ChatModel` and this seam as a wrapper that is a
 `Completions` itself: budget, pace, journal, batch. Outermost first:
 
-    journal (has this very request been answered?) -> budget (may it be asked?) -> pace (may it be asked now?)
-      -> live client, or batch
+    journal (has this very request been answered?) -> retries (once more?) -> budget (may it be asked?)
+      -> pace (may it be asked now?) -> live client, or batch
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ class CompletionReply(Record, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     """Of `prompt_tokens`, those the provider bills as cached."""
+    cache_write_prompt_tokens: int = 0
+    """Of `prompt_tokens`, those billed as written to the provider's cache."""
     completion_tokens: int = 0
     """Reasoning included."""
+    batched: bool = False
+    """Came through the provider's batch endpoint, at its price."""
     context_full: bool = False
     """The conversation no longer fits; `message` is empty and nothing was billed."""
     estimated: bool = False

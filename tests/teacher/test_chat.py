@@ -1,4 +1,4 @@
-"""`OpenAIChat` against a real HTTP server on this machine that speaks OpenAI's format."""
+"""`EndpointChat` against a real HTTP server on this machine that speaks OpenAI's format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cacherl.adapters.openai_chat import OpenAIChat, Price
 from cacherl.agent import run_episode
 from cacherl.core.errors import ModelError
 from cacherl.core.messages import (
@@ -26,6 +26,9 @@ from cacherl.core.models import Limits
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import StopReason
+from cacherl.teacher.chat import EndpointChat
+from cacherl.teacher.options import TeacherOptions
+from cacherl.wiring import paid_model
 
 WEATHER = ToolSpec(
     name="weather",
@@ -124,6 +127,10 @@ def endpoint() -> Iterator[Endpoint]:
     server.close()
 
 
+def chat(url: str, **options: Any) -> EndpointChat:
+    return paid_model(f"openai:m@{url}", journal=None, options=TeacherOptions(**options))
+
+
 class Weather:
     async def call(self, call: ToolCall) -> ToolResult:
         return ToolResult(
@@ -138,16 +145,19 @@ class Weather:
         pass
 
 
-async def test_a_conversation_with_tools_goes_through_the_one_loop(endpoint: Endpoint) -> None:
+async def test_a_conversation_with_tools_goes_through_the_one_loop(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
     """A provider's model is a policy like any other: call, result, answer, tokens and dollars counted."""
     endpoint.says(
         {"reasoning_content": "I need the weather.", "tool_calls": [call('{"city": "Nice"}')]},
         "tool_calls",
     )
     endpoint.says({"content": "It is clear."}, prompt_tokens=80, completion_tokens=5)
-    model = OpenAIChat(
-        "m", base_url=endpoint.url, temperature=0.5, price=Price(prompt=1.0, completion=10.0)
+    (tmp_path / "prices.toml").write_text(
+        f'as_of = 2026-11-01\n[prices."openai:m@{endpoint.url}"]\nprompt = 1.0\ncompletion = 10.0\n'
     )
+    model = chat(endpoint.url, temperature=0.5, prices=tmp_path / "prices.toml")
 
     trajectory = await run_episode(model, Weather(), TASK, limits=LIMITS, seed=7)
     await model.aclose()
@@ -163,8 +173,9 @@ async def test_a_conversation_with_tools_goes_through_the_one_loop(endpoint: End
     )
     assert trajectory.segments == ()
     assert (trajectory.usage.prompt_tokens, trajectory.usage.completion_tokens) == (130, 15)
-    assert model.spent.requests == 2
-    assert model.spent.dollars == pytest.approx((130 * 1.0 + 15 * 10.0) / 1e6)
+    total = model.ledger().total
+    assert total.requests == 2
+    assert total.dollars == pytest.approx((130 * 1.0 + 15 * 10.0) / 1e6)
     first, second = endpoint.seen
     assert first["seed"] == 7
     assert first["temperature"] == 0.5
@@ -184,7 +195,7 @@ async def test_a_busy_server_is_asked_again(endpoint: Endpoint) -> None:
     """A rate limit in the middle of a long recording is no reason to lose an episode."""
     endpoint.script.append((429, {"error": {"message": "slow down"}}))
     endpoint.says({"content": "Clear."})
-    model = OpenAIChat("m", base_url=endpoint.url, max_retries=2)
+    model = chat(endpoint.url, retries=2)
 
     turn = await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
     await model.aclose()
@@ -203,7 +214,7 @@ async def test_a_call_that_does_not_parse_is_a_malformed_call(
     """The model is told what was wrong and can mend it; nothing crashes, and history stays valid JSON."""
     endpoint.says({"tool_calls": [call(arguments)]}, "tool_calls")
     endpoint.says({"content": "Sorry, clear."})
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     trajectory = await run_episode(model, Weather(), TASK, limits=LIMITS)
     await model.aclose()
@@ -223,7 +234,7 @@ async def test_ids_that_a_server_repeats_become_unique(endpoint: Endpoint) -> No
     endpoint.says({"tool_calls": [call('{"city": "Nice"}', id_="0")]}, "tool_calls")
     endpoint.says({"tool_calls": [call('{"city": "Lyon"}', id_="0")]}, "tool_calls")
     endpoint.says({"content": "Both clear."})
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     trajectory = await run_episode(model, Weather(), TASK, limits=LIMITS)
     await model.aclose()
@@ -234,7 +245,7 @@ async def test_ids_that_a_server_repeats_become_unique(endpoint: Endpoint) -> No
 async def test_thinking_left_in_the_content_is_taken_out(endpoint: Endpoint) -> None:
     """Ollama and llama.cpp may pass think tags through; an answer with them would count as a leak."""
     endpoint.says({"content": "<think>\nEasy.\n</think>\n\nClear."})
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     turn = await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
     await model.aclose()
@@ -245,7 +256,7 @@ async def test_thinking_left_in_the_content_is_taken_out(endpoint: Endpoint) -> 
 async def test_a_turn_cut_by_its_limit_is_truncated(endpoint: Endpoint) -> None:
     """Half an answer must not be scored as an answer."""
     endpoint.says({"content": "It is cl"}, "length")
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     turn = await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
     await model.aclose()
@@ -268,7 +279,7 @@ async def test_a_conversation_too_long_for_the_server_is_full_not_failed(
             },
         )
     )
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     trajectory = await run_episode(model, Weather(), TASK, limits=LIMITS)
     await model.aclose()
@@ -278,7 +289,7 @@ async def test_a_conversation_too_long_for_the_server_is_full_not_failed(
 
 async def test_a_conversation_beyond_its_own_limit_is_not_sent(endpoint: Endpoint) -> None:
     """The recipe's context limit holds even where the server would take more, and be paid for it."""
-    model = OpenAIChat("m", base_url=endpoint.url)
+    model = chat(endpoint.url)
 
     turn = await model.start(TASK, limits=Limits(max_context_tokens=20), seed=0).reply(OPENING)
 
@@ -291,8 +302,8 @@ async def test_a_conversation_beyond_its_own_limit_is_not_sent(endpoint: Endpoin
     [
         (401, "The key is read from $NO_SUCH_KEY, which is not set"),
         (404, "/models` lists"),
-        (400, "Correct the request's settings"),
-        (503, "look at the server's log"),
+        (400, "Correct the settings"),
+        (503, "Look at the server's log"),
     ],
 )
 async def test_a_refusal_is_one_line_with_url_reason_and_fix(
@@ -300,14 +311,14 @@ async def test_a_refusal_is_one_line_with_url_reason_and_fix(
 ) -> None:
     """At 2 a.m. the line must be enough: which URL, what it said, what to do."""
     endpoint.script.append((status, {"error": {"message": "no\nsuch thing"}}))
-    model = OpenAIChat("m", base_url=endpoint.url, max_retries=0, api_key_env="NO_SUCH_KEY")
+    model = chat(endpoint.url, retries=0, api_key_env="NO_SUCH_KEY")
 
     with pytest.raises(ModelError) as caught:
         await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
     await model.aclose()
 
     line = str(caught.value)
-    assert line.startswith(f"{endpoint.url}/chat/completions: ")
+    assert line.startswith(f"{endpoint.url}: refused with ")
     assert f"{status}: no such thing" in line
     assert expected in line
     assert "\n" not in line
@@ -318,7 +329,7 @@ async def test_an_unreachable_server_is_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+    model = chat(f"http://127.0.0.1:{port}/v1", retries=0)
 
     trajectory = await run_episode(model, Weather(), TASK, limits=LIMITS)
     await model.aclose()
@@ -332,7 +343,7 @@ async def test_an_unreachable_server_is_one_line() -> None:
 async def test_a_server_of_another_kind_is_named_as_such(endpoint: Endpoint, answer: Any) -> None:
     """A base URL without /v1 often reaches a web page that answers 200."""
     endpoint.script.append((200, answer))
-    model = OpenAIChat("m", base_url=endpoint.url, max_retries=0)
+    model = chat(endpoint.url, retries=0)
 
     with pytest.raises(ModelError, match="OpenAI-compatible endpoint"):
         await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
@@ -345,7 +356,7 @@ async def test_the_key_comes_from_the_environment(
     """A key never stands in a recipe, so it never lands in a run folder."""
     monkeypatch.setenv("MY_KEY", "sk-secret")
     endpoint.says({"content": "Clear."})
-    model = OpenAIChat("m", base_url=endpoint.url, api_key_env="MY_KEY")
+    model = chat(endpoint.url, api_key_env="MY_KEY")
 
     await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
     await model.aclose()
@@ -355,7 +366,7 @@ async def test_the_key_comes_from_the_environment(
 
 def test_a_long_result_is_cut_visibly() -> None:
     """The model must see that something is missing."""
-    session = OpenAIChat("m").start(TASK, limits=LIMITS, seed=0)
+    session = chat("http://127.0.0.1:1/v1").start(TASK, limits=LIMITS, seed=0)
 
     assert session.clip("short", 10) == "short"
     assert session.clip("x" * 100, 10) == "x" * 31 + "... [cut]"
