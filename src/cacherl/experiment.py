@@ -454,8 +454,8 @@ class RunLock:
         except BlockingIOError as error:
             os.close(descriptor)
             raise RecipeError(
-                f"{self._path.parent} is in use by another `cacherl run`. Wait for it, or set another "
-                "`out` in the recipe."
+                f"{self._path.parent} is in use by another cacherl command. Wait for it, or "
+                "name another folder."
             ) from error
         self._descriptor = descriptor
         return self

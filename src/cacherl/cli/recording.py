@@ -2,6 +2,579 @@
 
 from __future__ import annotations
 
-import click
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-COMMANDS: tuple[click.Command, ...] = ()
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.core.errors import BudgetError, RecipeError
+from cacherl.core.folders import DataFolder
+from cacherl.core.models import ChatModel, Limits
+from cacherl.core.records import Record
+from cacherl.core.tasks import Split, Task
+from cacherl.core.trajectories import Trajectory
+from cacherl.core.worlds import World
+from cacherl.experiment import RunLock, WorldSection
+
+if TYPE_CHECKING:
+    from cacherl.record.folder import FolderSummary, Plan
+    from cacherl.teacher.chat import EndpointChat
+    from cacherl.teacher.ledger import Ledger
+    from cacherl.teacher.options import TeacherOptions
+    from cacherl.toolbox.toolbox import ToolboxReport
+
+_TICK_S = 0.5
+_LOG_EVERY_S = 10.0
+
+
+@click.command("record")
+@click.option("--tools", "tools_file", type=FILE, help="Where your tools come from: tools.toml.")
+@click.option("--tasks", "tasks_file", type=FILE, help="What is to be solved with them (JSONL).")
+@click.option("--world", "world_name", help="A built-in world instead of tools and tasks: desk.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=100, show_default=True, help="Its tasks."
+)
+@click.option(
+    "--teacher",
+    required=True,
+    help="PROVIDER:MODEL or PROVIDER:MODEL@URL; expert is the desk's own script.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The folder to record into.")
+@click.option(
+    "--split",
+    type=click.Choice([s.value for s in Split]),
+    default=Split.TRAIN.value,
+    show_default=True,
+    help="Only tasks of this split. Held-out tasks belong in a folder of their own.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many tasks.")
+@click.option(
+    "--best-of", type=click.IntRange(min=1), default=1, show_default=True, help="Episodes a task."
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Episodes at once.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), help="Left to the teacher unless told."
+)
+@click.option("--max-turns", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--max-turn-tokens", type=click.IntRange(min=1), default=4096, show_default=True)
+@click.option("--max-context-tokens", type=click.IntRange(min=16), default=32768, show_default=True)
+@click.option("--max-result-tokens", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--budget-usd", type=float, help="Stop before more than this is spent, all runs.")
+@click.option("--budget-tokens", type=int, help="The same in tokens, read and written together.")
+@click.option("--rpm", type=float, help="Requests a minute at most.")
+@click.option("--tpm", type=int, help="Tokens a minute at most.")
+@click.option("--timeout-s", type=float, default=180.0, show_default=True, help="One request.")
+@click.option("--prices", type=FILE, help="Prices of your own (TOML) over the bundled ones.")
+@click.option("--batch", is_flag=True, help="Ask through the provider's batch endpoint.")
+@click.option(
+    "--redact",
+    type=click.Choice(["secrets", "personal"]),
+    help="Take these out before anything but the journal is written.",
+)
+@click.option("--retry-refused", is_flag=True, help="Ask again what the teacher refused.")
+@click.option("--dry-run", is_flag=True, help="Say what would run and cost; call nothing.")
+@JSON
+@example(
+    "cacherl record --tools tools.toml --tasks tasks.jsonl --teacher openai:gpt-5 "
+    "--out data/office --budget-usd 5"
+)
+def record_command(**options: Any) -> None:
+    """Let a teacher solve tasks with live tools, and keep every episode and every answer.
+
+    A run that was stopped or killed goes on with the same command: what is recorded is kept, what was
+    paid for is not paid again, and no call that changes something is made twice.
+    """
+    wanted = _Wanted(**options)
+    wanted.check()
+    world, tasks = _world_and_tasks(wanted)
+    plan = wanted.plan()
+    if wanted.dry_run:
+        _tell_plan(wanted, world, tasks, plan)
+        return
+    folder = DataFolder(wanted.out)
+    with RunLock(folder.root):
+        outcome = asyncio.run(_record(wanted, folder, world, tasks, plan))
+    if wanted.json_out:
+        click.echo(as_json(outcome))
+    else:
+        _tell(folder, outcome)
+    run = outcome.summary.run
+    if run.out_of_budget is not None:
+        total = run.skipped + run.episodes + run.left
+        raise BudgetError(
+            f"budget spent: {total - run.left} of {total} episodes done; run again with a larger "
+            f"--budget-usd or --budget-tokens to go on ({run.out_of_budget})"
+        )
+
+
+COMMANDS = (record_command,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The command line."""
+
+    tools_file: Path | None
+    tasks_file: Path | None
+    world_name: str | None
+    count: int
+    teacher: str
+    out: Path
+    split: str
+    limit: int | None
+    best_of: int
+    concurrency: int
+    seed: int
+    temperature: float | None
+    max_turns: int
+    max_turn_tokens: int
+    max_context_tokens: int
+    max_result_tokens: int
+    budget_usd: float | None
+    budget_tokens: int | None
+    rpm: float | None
+    tpm: int | None
+    timeout_s: float
+    prices: Path | None
+    batch: bool
+    redact: str | None
+    retry_refused: bool
+    dry_run: bool
+    json_out: bool
+
+    def check(self) -> None:
+        """Refuse what makes no sense together.
+
+        Raises:
+            RecipeError: says which options, and what to write.
+        """
+        if (self.tools_file is None) == (self.world_name is None):
+            raise RecipeError(
+                "name your tools with --tools tools.toml, or a built-in world with --world desk; "
+                "one of the two."
+            )
+        if (self.tools_file is None) != (self.tasks_file is None):
+            raise RecipeError(
+                "--tools and --tasks go together: --tools tools.toml --tasks tasks.jsonl. "
+                "A built-in world brings its own tasks (--count)."
+            )
+        if self.teacher == "expert" and self.world_name != "desk":
+            raise RecipeError(
+                "--teacher expert is the script of --world desk. For your own tools name a model, "
+                "such as --teacher openai:gpt-5."
+            )
+
+    def plan(self) -> Plan:
+        from cacherl.cache.safety.redact import Profile
+        from cacherl.record.folder import Plan
+
+        return Plan(
+            teacher=self.teacher,
+            limits=Limits(
+                max_turns=self.max_turns,
+                max_turn_tokens=self.max_turn_tokens,
+                max_context_tokens=self.max_context_tokens,
+                max_result_tokens=self.max_result_tokens,
+            ),
+            temperature=self.temperature,
+            split=Split(self.split),
+            redact=None
+            if self.redact is None
+            else Profile(name="personal" if self.redact == "personal" else "secrets"),
+            seed=self.seed,
+            best_of=self.best_of,
+            concurrency=self.concurrency,
+            retry_refused=self.retry_refused,
+        )
+
+    def teacher_options(self) -> TeacherOptions:
+        from cacherl.teacher.options import TeacherOptions
+
+        return TeacherOptions(
+            temperature=self.temperature,
+            timeout_s=self.timeout_s,
+            requests_per_minute=self.rpm,
+            tokens_per_minute=self.tpm,
+            budget_dollars=self.budget_usd,
+            budget_tokens=self.budget_tokens,
+            prices=self.prices,
+            batch=self.batch,
+        )
+
+
+def _world_and_tasks(wanted: _Wanted) -> tuple[World, list[Task]]:
+    from cacherl import wiring
+
+    split = Split(wanted.split)
+    if wanted.tools_file is None or wanted.tasks_file is None:
+        world = wiring.world_of(WorldSection(name=wanted.world_name or ""))
+        return world, world.tasks(split, count=wanted.limit or wanted.count, seed=wanted.seed)
+    world = wiring.toolbox_world(wanted.tools_file)
+    every = wiring.written_tasks(wanted.tasks_file, world)
+    tasks = [task for task in every if task.split is split]
+    if not tasks:
+        there = ", ".join(sorted({task.split.value for task in every})) or "none at all"
+        raise RecipeError(
+            f"{wanted.tasks_file}: no tasks of split {split.value} ({there}). "
+            "Name another with --split."
+        )
+    return world, tasks[: wanted.limit]
+
+
+def _teacher(wanted: _Wanted, folder: DataFolder) -> tuple[ChatModel, EndpointChat | None]:
+    from cacherl import wiring
+
+    if wanted.teacher == "expert":
+        from cacherl.worlds.desk import DeskExpert
+
+        return DeskExpert(seed=wanted.seed), None
+    paid = wiring.paid_model(
+        wanted.teacher, journal=folder.journal, options=wanted.teacher_options(), purpose="record"
+    )
+    return paid, paid
+
+
+class Outcome(Record, frozen=True, kw_only=True):
+    """What the command prints with --json."""
+
+    summary: FolderSummary
+    ledger: Ledger | None
+    """What the teacher cost, over all runs."""
+    tools: ToolboxReport | None
+    """How the live tools held, in this run."""
+
+
+async def _record(
+    wanted: _Wanted, folder: DataFolder, world: World, tasks: Sequence[Task], plan: Plan
+) -> Outcome:
+    from cacherl.record.folder import record_folder
+
+    model, paid = _teacher(wanted, folder)
+    for notice in () if paid is None else paid.notices:
+        click.echo(f"! {notice}", err=True)
+    with _screen(wanted, paid) as screen:
+        ticker = asyncio.create_task(_ticking(screen))
+        try:
+            summary = await record_folder(
+                folder,
+                model,
+                world,
+                tasks,
+                plan,
+                on_trajectory=lambda task, trajectory: screen.ended(trajectory),
+                on_progress=screen.progress,
+            )
+        finally:
+            ticker.cancel()
+            if paid is not None:
+                paid.ledger().write(folder.ledger)
+                await paid.aclose()
+    ledger = None if paid is None else paid.ledger()
+    return Outcome(summary=summary, ledger=ledger, tools=_report(world))
+
+
+def _report(world: World) -> ToolboxReport | None:
+    from cacherl.toolbox.world import ToolboxWorld
+
+    return world.report() if isinstance(world, ToolboxWorld) else None
+
+
+# ---- while it runs -----------------------------------------------------------------------------
+
+
+class _Screen(Protocol):
+    def ended(self, trajectory: Trajectory) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+async def _ticking(screen: _Screen) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        screen.tick()
+
+
+class _Facts:
+    """Dollars so far and errors by kind."""
+
+    def __init__(self, paid: EndpointChat | None, budget: float | None) -> None:
+        self._paid, self._budget = paid, budget
+        self._tools: Counter[str] = Counter()
+
+    def count(self, trajectory: Trajectory) -> None:
+        from cacherl.record.stage import tool_errors
+
+        self._tools.update(tool_errors(trajectory))
+
+    def now(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"tool_errors": dict(sorted(self._tools.items()))}
+        if self._paid is not None:
+            total = self._paid.ledger().total
+            facts["dollars"] = total.dollars
+            facts["model_errors"] = total.failures
+        return facts
+
+    def line(self) -> str:
+        facts = self.now()
+        said = []
+        if self._paid is not None:
+            dollars = facts["dollars"]
+            spent = "price unknown" if dollars is None else f"${dollars:.2f}"
+            said.append(spent + (f" of ${self._budget:g}" if self._budget else ""))
+        said += [f"{kind} {count}" for kind, count in facts.get("model_errors", {}).items()]
+        said += [f"tool {kind} {count}" for kind, count in facts["tool_errors"].items()]
+        return ", ".join(said)
+
+
+class _Bar:
+    """For a person: one bar; in a log file a line every ten seconds."""
+
+    def __init__(self, facts: _Facts, bars: Progress, console: Console) -> None:
+        self._facts, self._bars, self._console = facts, bars, console
+        self._bar = bars.add_task("record", total=None, facts="")
+        self._done, self._total, self._printed = 0, 0, time.monotonic()
+
+    def ended(self, trajectory: Trajectory) -> None:
+        self._facts.count(trajectory)
+
+    def progress(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self.tick()
+
+    def tick(self) -> None:
+        facts = self._facts.line()
+        self._bars.update(
+            self._bar, completed=self._done, total=self._total or None, facts=escape(facts)
+        )
+        due = time.monotonic() - self._printed > _LOG_EVERY_S
+        if not self._console.is_terminal and (due or 0 < self._total == self._done):
+            self._printed = time.monotonic()
+            click.echo(f"  record {self._done}/{self._total} {facts}".rstrip(), err=True)
+
+
+class _Lines:
+    """For machines: one JSON object a line on standard error, one a second at most."""
+
+    def __init__(self, facts: _Facts) -> None:
+        self._facts = facts
+        self._told = 0.0
+
+    def ended(self, trajectory: Trajectory) -> None:
+        self._facts.count(trajectory)
+
+    def progress(self, done: int, total: int) -> None:
+        if done < total and time.monotonic() - self._told < 1:
+            return
+        self._told = time.monotonic()
+        said = {"done": done, "total": total, **self._facts.now()}
+        click.echo(msgspec.json.encode(said).decode(), err=True)
+
+    def tick(self) -> None:
+        """Episodes are told as they end."""
+
+
+@contextlib.contextmanager
+def _screen(wanted: _Wanted, paid: EndpointChat | None) -> Iterator[_Screen]:
+    facts = _Facts(paid, wanted.budget_usd)
+    if wanted.json_out:
+        yield _Lines(facts)
+        return
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield _Bar(facts, bars, console)
+
+
+# ---- before and after --------------------------------------------------------------------------
+
+
+class Planned(Record, frozen=True, kw_only=True):
+    """What --dry-run prints with --json."""
+
+    out: str
+    teacher: str
+    tasks: int
+    episodes: int
+    """Still to be recorded."""
+    on_file: int
+    tools: tuple[str, ...]
+    writers: tuple[str, ...]
+    likely_tokens: int
+    most_tokens: int
+    likely_dollars: float | None
+    """None where no price is known, or nothing is paid."""
+    most_dollars: float | None
+    prices: str | None
+    """Where the price comes from, and of when it is."""
+    basis: str
+
+
+def _planned(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -> Planned:
+    from cacherl.cache.identity.normalise import is_writer
+    from cacherl.record.estimate import Tokens, estimate
+    from cacherl.record.folder import holdings, read_manifest
+    from cacherl.record.stage import settled, still_to_record
+    from cacherl.teacher.prices import NANO, PriceTable, TokensUsed
+
+    folder = DataFolder(wanted.out)
+    read_manifest(folder, plan, world)
+    on_file = settled(folder.trajectories, retry_refused=plan.retry_refused)
+    left = still_to_record(tasks, plan.best_of, on_file)
+    held = holdings(folder) if folder.trajectories.exists() else None
+    guess = estimate(left, plan.limits, held)
+    prices = PriceTable.read(wanted.prices)
+
+    def dollars(tokens: Tokens) -> float | None:
+        from datetime import UTC, datetime
+
+        nano = prices.nanodollars(
+            wanted.teacher,
+            TokensUsed(prompt=tokens.prompt, completion=tokens.completion),
+            at=datetime.now(UTC),
+            batched=wanted.batch,
+        )
+        return None if nano is None else nano / NANO
+
+    is_paid = wanted.teacher != "expert"
+    return Planned(
+        out=str(wanted.out),
+        teacher=wanted.teacher,
+        tasks=len(tasks),
+        episodes=len(left),
+        on_file=len(tasks) * plan.best_of - len(left),
+        tools=tuple(spec.name for spec in world.specs),
+        writers=tuple(spec.name for spec in world.specs if is_writer(spec.effects)),
+        likely_tokens=guess.likely.prompt + guess.likely.completion,
+        most_tokens=guess.most.prompt + guess.most.completion,
+        likely_dollars=dollars(guess.likely) if is_paid else None,
+        most_dollars=dollars(guess.most) if is_paid else None,
+        prices=prices.source(wanted.teacher) if is_paid else None,
+        basis=guess.basis,
+    )
+
+
+def _tell_plan(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -> None:
+    planned = _planned(wanted, world, tasks, plan)
+    if wanted.json_out:
+        click.echo(as_json(planned))
+        return
+    resets = (
+        "every episode starts on a fresh state"
+        if world.resets
+        else "they act for real: no state is reset between episodes"
+    )
+    click.echo(
+        f"{planned.episodes} episodes to record ({planned.tasks} {wanted.split} tasks, "
+        f"{plan.best_of} each; {planned.on_file} on file) into {planned.out}"
+    )
+    click.echo(
+        f"{len(planned.tools)} tools, {len(planned.writers)} that write "
+        f"({', '.join(planned.writers) or 'none'}); {resets}"
+    )
+    if wanted.teacher != "expert":
+        click.echo(
+            f"About {planned.likely_tokens:,} tokens (from {planned.basis}), "
+            f"at most {planned.most_tokens:,}"
+        )
+    if planned.likely_dollars is not None and planned.most_dollars is not None:
+        click.echo(
+            f"About ${planned.likely_dollars:.2f}, at most ${planned.most_dollars:.2f} "
+            f"({planned.prices})"
+        )
+    elif wanted.teacher != "expert":
+        click.echo(
+            f"No price is known for {wanted.teacher}: name one with --prices, or set --budget-tokens"
+        )
+    click.echo("Nothing was called. Leave --dry-run out to record.")
+
+
+def _tell(folder: DataFolder, outcome: Outcome) -> None:
+    run, held = outcome.summary.run, outcome.summary.folder
+    more = f", {run.retried} of them once more after a failure" if run.retried else ""
+    click.echo(
+        f"{run.episodes} episodes recorded{more}; {run.skipped} were there. "
+        f"{folder.root} holds {held.episodes} episodes of {held.tasks} tasks."
+    )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _rows(outcome):
+        table.add_row(name, escape(value))
+    Console(highlight=False).print(table)
+    if held.failed:
+        again = held.failed - held.refused
+        click.echo(
+            f"{held.failed} episodes failed: {again} are recorded again by the same command, "
+            f"{held.refused} were refused by the teacher (--retry-refused asks again)"
+        )
+    click.echo(f"Next: cacherl augment {folder.root}")
+    click.echo(f"      cacherl cache stats {folder.cache}")
+
+
+def _rows(outcome: Outcome) -> list[tuple[str, str]]:
+    run, ledger, tools = outcome.summary.run, outcome.ledger, outcome.tools
+    rows = [
+        ("episodes", _counts(run.stops)),
+        ("live calls", f"{run.live_calls:,}"),
+        ("tool errors", _counts(run.tool_errors)),
+        ("model errors", _counts(run.model_errors)),
+        ("tokens", f"{run.prompt_tokens:,} read, {run.completion_tokens:,} written"),
+    ]
+    if tools is not None:
+        rows.append(("tool restarts", _counts(tools.restarts)))
+    if ledger is not None:
+        total = ledger.total
+        rows.append(("requests", _requests(ledger)))
+        source = "; ".join(sorted({source for source in ledger.prices.values() if source}))
+        spent = "price unknown (name one with --prices)"
+        if total.dollars is not None:
+            spent = f"${total.dollars:.4f} over all runs ({source or 'nothing was asked'})"
+        if total.may_cost_dollars:
+            spent += f", and up to ${total.may_cost_dollars:.4f} for requests never answered"
+        rows.append(("dollars", spent))
+    rows.append(("time", f"{run.wall_s:.0f} s"))
+    return rows
+
+
+def _requests(ledger: Ledger) -> str:
+    total = ledger.total
+    failed = f"; failed: {_counts(total.failures)}" if total.failures else ""
+    return f"{total.requests:,} sent, {total.from_journal:,} answered by the journal{failed}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
