@@ -1,43 +1,135 @@
-"""`cacherl import`, `replay`: other people's files, read in and played again."""
+"""`cacherl import`, `replay`, `export`: other people's files, read in, played again, and written."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import FOLDER, JSON, as_json, example
 from cacherl.core.errors import DataError
+from cacherl.core.tasks import Split
+
+if TYPE_CHECKING:
+    from cacherl.imports import ImportSummary
+
+_SHOWN = 5
+"""Problems told in the summary; skipped.jsonl has them all."""
+
+_SPLIT = click.Choice([split.value for split in Split])
 
 
 @click.command("import")
-@click.argument("source", type=FILE)
-@click.option("--format", "format_name", type=click.Choice(["tau-bench"]), required=True)
-@click.option("--out", type=FOLDER, help="Where to; imports/<file name> unless told.")
-@JSON
-@example(
-    "cacherl import --format tau-bench ../shared/data/tau-bench/gpt-4o-airline.json --out imports/airline"
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="openai, anthropic, openai-responses, trl, toucan, apigen-mt, tau-bench, ...; "
+    "auto looks at the first row.",
 )
-def import_command(source: Path, format_name: str, out: Path | None, json_out: bool) -> None:
+@click.option("--out", type=FOLDER, help="Where to; imports/<file name> unless told.")
+@click.option("--namespace", default="", help="Whose tools these are; the file's name unless told.")
+@click.option("--split", type=_SPLIT, default="train", show_default=True)
+@click.option(
+    "--language", default="und", show_default=True, help="ISO 639-1, where rows do not say."
+)
+@click.option("--licence", default="", help="SPDX id, kept with every conversation.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many conversations.")
+@click.option("--no-cache", is_flag=True, help="Tasks and conversations only.")
+@click.option("--force", is_flag=True, help="Replace tasks that no import wrote.")
+@JSON
+@example("cacherl import conversations.jsonl.gz --out imports/shop")
+def import_command(
+    source: Path,
+    format_name: str,
+    out: Path | None,
+    namespace: str,
+    split: str,
+    language: str,
+    licence: str,
+    limit: int | None,
+    no_cache: bool,
+    force: bool,
+    json_out: bool,
+) -> None:
     """Read somebody else's trajectories in SOURCE into tasks, trajectories and a cache.
 
-    The cache is built beside the file that is there and then takes its place, so an import that
-    fails changes nothing.
+    SOURCE is a file, a folder of shards or a quoted glob: JSON lines, a JSON array or Parquet, plain, .gz
+    or .zst. What cannot be read is left out and listed in skipped.jsonl. All is built beside what is there
+    and then takes its place, so an import that fails changes nothing.
     """
-    from cacherl.imports import import_file
+    from cacherl.formats.rows import bare_name
+    from cacherl.imports import ImportOptions, import_files
 
-    folder = out or Path("imports") / source.stem
-    summary = import_file(source, format_name, folder)
-    if json_out:
-        click.echo(as_json(summary))
-        return
-    click.echo(
-        f"{summary.trajectories} trajectories of {summary.tasks} tasks, {summary.calls} calls; "
-        f"{summary.new} answers kept, {summary.skipped} not a tool's own."
+    folder = out or Path("imports") / bare_name(source)
+    options = ImportOptions(
+        format_name=format_name,
+        namespace=namespace,
+        split=Split(split),
+        language=language,
+        licence=licence,
+        limit=limit,
+        cache=not no_cache,
+        force=force,
     )
-    click.echo(f"Next: cacherl cache stats {folder}/cache.sqlite")
-    click.echo(f"      cacherl replay {folder}")
+    console = Console(stderr=True, highlight=False)
+    with Progress(
+        TextColumn("import"),
+        BarColumn(bar_width=28),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[found]} conversations"),
+        console=console,
+    ) as bars:
+        bar = bars.add_task("import", total=None, found=0)
+        summary = import_files(
+            source,
+            folder,
+            options,
+            on_progress=lambda done, total, found: bars.update(
+                bar, completed=done, total=total, found=found
+            ),
+        )
+    click.echo(as_json(summary) if json_out else _told(summary, folder, cached=not no_cache))
+
+
+def _told(summary: ImportSummary, folder: Path, *, cached: bool) -> str:
+    lines = [
+        f"{summary.trajectories:,} trajectories of {summary.tasks:,} tasks, read as {summary.format}; "
+        f"{summary.calls:,} calls, {summary.new:,} answers kept, {summary.not_kept:,} not a tool's own."
+    ]
+    if not cached:
+        lines[0] = lines[0].partition(";")[0] + "; no cache."
+    if summary.renamed:
+        lines.append(
+            f"{summary.renamed:,} tasks had the id of another task and got one of their own."
+        )
+    if summary.unanswered:
+        lines.append(f"{summary.unanswered:,} calls have no result: interrupted there.")
+    if summary.skipped:
+        lines.append(f"{summary.skipped:,} left out ({folder / 'skipped.jsonl'}), most often:")
+        shown = list(summary.problems.items())[:_SHOWN]
+        lines += [f"  {count:>8,}  {_plain(problem)}" for problem, count in shown]
+    lines.append(f"Licence: {summary.licence or 'not known; say it with --licence'}.")
+    if summary.warning:
+        lines.append(f"Warning: {summary.warning}")
+    nexts = [f"cacherl select {folder}", f"cacherl export {folder} --format trl --out train.jsonl"]
+    if cached:
+        nexts = [f"cacherl cache stats {folder}/cache.sqlite", f"cacherl replay {folder}", *nexts]
+    lines += [f"{'Next: ' if place == 0 else '      '}{each}" for place, each in enumerate(nexts)]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Return text from a file without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 @click.command()
@@ -58,13 +150,13 @@ def replay(folder: Path, json_out: bool) -> None:
     click.echo(
         f"{summary.conversations} conversations, {summary.results} results: "
         f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
-        f"{summary.different} different."
+        f"{summary.different} different, {summary.unanswered} calls never answered."
     )
     for tier, count in summary.tiers.items():
         click.echo(f"  {tier:<12} {count}")
     if summary.different:
         raise DataError(
-            f"{summary.different} results differ; the first: {summary.first_difference}"
+            f"{summary.different} results differ; the first: {_plain(str(summary.first_difference))}"
         )
 
 

@@ -12,8 +12,22 @@ from cacherl.formats.anthropic_messages import ANTHROPIC
 from cacherl.formats.format import Format
 from cacherl.formats.openai_messages import OPENAI, TRL
 from cacherl.formats.openai_responses import RESPONSES
+from cacherl.formats.tau_bench import NAMESPACE, read_tau_bench
+
+TAU_BENCH = Format(
+    name="tau-bench",
+    title="tau-bench v1 result files",
+    licence="MIT",
+    read_file=lambda path, reading: read_tau_bench(
+        path, split=reading.split, namespace=reading.namespace
+    ),
+    sniff=lambda row: "traj" in row and "task_id" in row,
+    trials=True,
+    namespace=NAMESPACE,
+)
 
 _FORMATS: tuple[Format, ...] = (
+    TAU_BENCH,
     ANTHROPIC,
     TRL,
     OPENAI,
