@@ -1,17 +1,35 @@
-"""A small real MCP server for the tests: a notebook that can also fail in every way."""
+"""A small real MCP server for the tests: a notebook that can also fail in every way.
+
+    python mcp_notes_server.py [SCENARIO [PORT]]
+
+Over stdio, or over streamable HTTP on PORT. `NOTES_LOG` names a file that outlives it, in which
+every call that begins or ends in a noteworthy way leaves a line.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+import time
+from pathlib import Path
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 
 server = MCPServer("notes")
 notes = {"n1": f"first note of {sys.argv[1] if len(sys.argv) > 1 else 'nowhere'}"}
+under_way: set[object] = set()
+READS = ToolAnnotations(read_only_hint=True)
+
+
+def log(line: str) -> int:
+    """Write a line, and return how often it has been written."""
+    path = Path(os.environ["NOTES_LOG"])
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    return path.read_text(encoding="utf-8").splitlines().count(line)
 
 
 @server.tool(annotations=ToolAnnotations(read_only_hint=True), structured_output=False)
@@ -74,11 +92,92 @@ async def sleep(seconds: float) -> str:
     return "awake"
 
 
+@server.tool(annotations=READS, structured_output=False)
+async def look_slowly() -> str:
+    """Read; the first time it takes for ever."""
+    if log("look_slowly") == 1:
+        await asyncio.sleep(60)
+    return "seen"
+
+
+@server.tool(structured_output=False)
+async def write_slowly() -> str:
+    """Write, and take for ever."""
+    log("write_slowly")
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        log("write_slowly cancelled")
+        raise
+    return "written"
+
+
+@server.tool(structured_output=False)
+async def get_stuck() -> str:
+    """Hold up the whole server, as a bug does."""
+    time.sleep(60)  # noqa: ASYNC251 - that is the point
+    return "never"
+
+
 @server.tool(structured_output=False)
 def crash() -> str:
     """End the process, as a bug in native code would."""
+    sys.stderr.write("Segmentation fault (core dumped)\n")
+    sys.stderr.flush()
+    log("crash")
     os._exit(3)
 
 
+@server.tool(structured_output=False)
+async def die_later() -> str:
+    """Answer, and end the process while nobody calls."""
+    asyncio.get_running_loop().call_later(0.05, os._exit, 3)
+    return "farewell"
+
+
+@server.tool(annotations=READS, structured_output=False)
+def crash_once() -> str:
+    """End the process the first time it reads."""
+    if log("crash_once") == 1:
+        os._exit(3)
+    return "read after all"
+
+
+@server.tool(structured_output=False)
+async def count_busy() -> str:
+    """Say how many calls of this tool are under way."""
+    me = object()
+    under_way.add(me)
+    await asyncio.sleep(0.02)
+    seen = len(under_way)
+    await asyncio.sleep(0.02)
+    under_way.remove(me)
+    return str(seen)
+
+
+@server.tool(annotations=READS)
+def show_picture() -> CallToolResult:
+    """Answer with more than a text."""
+    return CallToolResult(
+        content=[
+            TextContent(type="text", text="a pixel"),
+            ImageContent(type="image", data="aGVq", mime_type="image/png"),
+        ],
+        structured_content={"width": 1},
+        _meta={"page": 1},
+    )
+
+
+@server.tool(annotations=READS, structured_output=False)
+async def add_tool(ctx: Context) -> str:
+    """Offer one tool more, and say so."""
+    server.add_tool(lambda: "new", name="late_tool", description="", structured_output=False)
+    await ctx.session.send_tool_list_changed()
+    return "added"
+
+
 if __name__ == "__main__":
-    server.run("stdio")
+    if len(sys.argv) > 2:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+    else:
+        server.run("stdio")

@@ -1,208 +1,93 @@
-"""Tools of real MCP server processes, as the live tools of an episode."""
+"""Tools of real MCP server processes, over stdio and streamable HTTP."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import http.server
+import json
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from cacherl.adapters.mcp_tools import McpServer, McpTools, McpWorld, error_class_of
+from cacherl.adapters.mcp_tools import McpServer, McpSource
 from cacherl.cache.episodes.replay import ReplayTools
 from cacherl.cache.lookup.settings import parse_settings
 from cacherl.cache.lookup.tool_cache import ToolCache
-from cacherl.core.errors import DataError, ToolError
-from cacherl.core.jsonl import read_jsonl, write_jsonl
+from cacherl.core.errors import ToolError
+from cacherl.core.jsonl import read_jsonl
 from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.models import Limits
-from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import UNDECLARED, Effects, ErrorClass, Source, Tier
+from cacherl.core.tools import UNDECLARED, Effects, ErrorClass, Tier
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.record import record
+from cacherl.toolbox.toolbox import Toolbox
+from cacherl.toolbox.world import Place, ToolboxWorld
 from cacherl.worlds.desk.expert import DeskExpert
 from cacherl.worlds.desk.world import DeskWorld
+from tests.adapters.notes import SCRIPT, HttpNotes, http_notes, logged, over_stdio
 
-SCRIPT = str(Path(__file__).with_name("mcp_notes_server.py"))
-NOTES = McpServer(name="notes", command=sys.executable, args=(SCRIPT, "{scenario}"))
+SRC = str(Path(__file__).parents[2] / "src")
+DESK = McpServer(
+    name="desk",
+    command=sys.executable,
+    args=("-m", "cacherl.worlds.desk", "--scenario", "{scenario}"),
+    env={"PYTHONPATH": SRC},
+)
 
 
 @pytest.fixture
-async def tools() -> AsyncIterator[McpTools]:
-    opened = McpTools([NOTES], scenario="s1", call_timeout_s=5)
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "notes.log"
+
+
+@pytest.fixture
+async def source(log: Path) -> AsyncIterator[McpSource]:
+    opened = McpSource(over_stdio(log=log), scenario="s1")
+    await opened.start()
     yield opened
     await opened.aclose()
 
 
-def call(name: str, **arguments: Any) -> ToolCall:
-    return ToolCall(id="c1", name=name, arguments=arguments)
+@pytest.fixture
+def web(log: Path) -> Iterator[HttpNotes]:
+    with http_notes(log) as server:
+        yield server
 
 
-def task(number: int, *, split: Split = Split.TRAIN, namespace: str = "notes") -> Task:
-    return Task(
-        id=f"t{number}",
-        split=split,
-        family="read",
-        language="en",
-        wording="a",
-        scenario="s1",
-        namespace=namespace,
-        system="",
-        user_turns=("Read n1.",),
-        tools=(),
-    )
+@pytest.fixture
+async def over_http(web: HttpNotes) -> AsyncIterator[McpSource]:
+    opened = McpSource(web.server)
+    await opened.start()
+    yield opened
+    await opened.aclose()
 
 
-async def test_an_episode_keeps_its_state_and_knows_its_scenario(tools: McpTools) -> None:
-    """What the model writes it can read again, and each scenario starts where the task says."""
-    first = await tools.call(call("read_note", note_id="n1"))
-    await tools.call(call("write_note", note_id="n1", text="changed"))
-    second = await tools.call(call("read_note", note_id="n1"))
-
-    assert (first.text, second.text) == ("first note of s1", "changed")
-    assert (first.tier, first.source, first.is_error) == (Tier.LIVE, Source.LIVE, False)
-    assert first.latency_s > 0
+# ---- what a server says ------------------------------------------------------------------------
 
 
-async def test_two_episodes_do_not_share_state(tools: McpTools) -> None:
-    """Otherwise rollout 2 would find the world as rollout 1 left it."""
-    other = McpTools([NOTES], scenario="s1")
-    await tools.call(call("write_note", note_id="n1", text="changed"))
+async def test_an_answer_of_several_blocks_is_kept_whole(source: McpSource) -> None:
+    """The model reads text; whoever replays to a real client needs the picture too."""
+    answer = await source.call("show_picture", {})
 
-    seen = await other.call(call("read_note", note_id="n1"))
-    await other.aclose()
-
-    assert seen.text == "first note of s1"
-
-
-async def test_a_failing_tool_is_a_result_with_its_class(tools: McpTools) -> None:
-    """The model must see the error, and the cache must know whether it may be replayed."""
-    result = await tools.call(call("read_note", note_id="n9"))
-
-    assert result.is_error
-    assert result.error_class is ErrorClass.NOT_FOUND
-    assert "n9" in result.text
+    assert answer.text == "a pixel\n[image image/png, 4 characters of base64]"
+    assert answer.wire is not None
+    wire = json.loads(answer.wire)
+    assert [block["type"] for block in wire["content"]] == ["text", "image"]
+    assert (wire["structuredContent"], wire["_meta"]) == ({"width": 1}, {"page": 1})
 
 
-async def test_an_unknown_tool_is_a_result(tools: McpTools) -> None:
-    """`Tools.call` promises it for every name."""
-    result = await tools.call(call("fly"))
-
-    assert result.error_class is ErrorClass.NOT_FOUND
-    assert "read_note" in result.text
-
-
-async def test_a_slow_tool_is_a_transient_error() -> None:
-    """A time-out says nothing about the call, so it must never be replayed."""
-    tools = McpTools([NOTES], call_timeout_s=0.3)
-    result = await tools.call(call("sleep", seconds=30))
-    await tools.aclose()
-
-    assert result.error_class is ErrorClass.TRANSIENT
-    assert "0.3 s" in result.text
-
-
-async def test_a_crashed_server_is_a_transient_error_and_stays_one(tools: McpTools) -> None:
-    """One crash costs one episode its answers, not the recording."""
-    crashed = await tools.call(call("crash"))
-    after = await tools.call(call("read_note", note_id="n1"))
-
-    assert crashed.error_class is ErrorClass.TRANSIENT
-    assert after.error_class is ErrorClass.TRANSIENT
-    assert "stopped" in after.text
-
-
-async def test_closing_twice_or_unused_is_harmless() -> None:
-    """`Tools.aclose` promises it."""
-    unused = McpTools([NOTES])
-    await unused.aclose()
-    await unused.aclose()
-
-
-@pytest.mark.parametrize(
-    ("server", "expected"),
-    [
-        (
-            McpServer(name="gone", command="no-such-program-here"),
-            "the MCP server gone cannot be started: no-such-program-here: No such file",
-        ),
-        (
-            McpServer(
-                name="broken", command=sys.executable, args=("-c", "raise SystemExit('no licence')")
-            ),
-            "its last line was: no licence",
-        ),
-        (
-            McpServer(name="notes", command=sys.executable, args=(SCRIPT,), only=("fly",)),
-            "has no tool 'fly'; it has count_words, crash",
-        ),
-    ],
-)
-async def test_a_server_that_cannot_be_used_is_one_line(server: McpServer, expected: str) -> None:
-    """The reader learns which server, which command, what it said and what to do."""
-    tools = McpTools([server])
-
-    with pytest.raises(ToolError) as caught:
-        await tools.call(call("read_note", note_id="n1"))
-    await tools.aclose()
-
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-async def test_a_server_that_says_nothing_is_given_up() -> None:
-    """A program that is no MCP server must not hang a recording."""
-    silent = McpServer(
-        name="silent", command=sys.executable, args=("-c", "import sys; sys.stdin.read()")
-    )
-    tools = McpTools([silent], start_timeout_s=0.5)
-
-    with pytest.raises(ToolError, match=r"did not answer within 0.5 s"):
-        await tools.start()
-
-
-async def test_servers_that_share_a_name_need_a_prefix() -> None:
-    """Which of two `search` tools was meant must never be a matter of order."""
-    again = McpServer(name="more", command=sys.executable, args=(SCRIPT, "more"))
-    with pytest.raises(ToolError, match="prefix = true"):
-        await McpTools([NOTES, again]).start()
-
-    prefixed = McpServer(name="more", command=sys.executable, args=(SCRIPT, "more"), prefix=True)
-    both = McpTools([NOTES, prefixed], scenario="s1")
-    one = await both.call(call("read_note", note_id="n1"))
-    two = await both.call(call("more__read_note", note_id="n1"))
-    await both.aclose()
-
-    assert (one.text, two.text) == ("first note of s1", "first note of more")
-
-
-async def test_a_world_lists_its_tools_even_inside_an_event_loop() -> None:
-    """`World.specs` is plain, and stages are async."""
-    declared = McpServer(
-        name="notes",
-        command=sys.executable,
-        args=(SCRIPT,),
-        only=("read_note", "write_note", "count_words", "sleep"),
-        effects={"sleep": Effects()},
-    )
-    world = McpWorld([declared], namespace="notes")
-
-    specs = {spec.name: spec for spec in world.specs}
-
-    assert list(specs) == ["read_note", "write_note", "count_words", "sleep"]
-    assert specs["read_note"].effects == Effects(reads=("*",))
-    assert specs["write_note"].effects == UNDECLARED
-    assert specs["count_words"].effects == Effects(reads=("note:{note_id}",))
-    assert specs["sleep"].effects == Effects()
-    assert specs["read_note"].parameters["required"] == ["note_id"]
-
-
-async def test_annotations_stand_for_effects_as_far_as_they_go(tools: McpTools) -> None:
+async def test_annotations_stand_for_effects_as_far_as_they_go(log: Path) -> None:
     """A server that declares nothing of ours still says what it only reads and what it does twice as once."""
-    effects = {spec.name: spec.effects for spec in await tools.start()}
+    source = McpSource(over_stdio(log=log))
+    effects = {spec.name: spec.effects for spec in await source.start()}
+    await source.aclose()
 
     assert effects["read_note"] == Effects(reads=("*",))
     assert effects["find_pages"] == Effects(reads=("*",), open_world=True)
@@ -212,9 +97,11 @@ async def test_annotations_stand_for_effects_as_far_as_they_go(tools: McpTools) 
     assert effects["count_words"] == Effects(reads=("note:{note_id}",))
 
 
-async def test_what_people_say_wins_over_what_a_server_says_of_itself(tools: McpTools) -> None:
+async def test_what_people_say_wins_over_what_a_server_says_of_itself(log: Path) -> None:
     """Annotations are hints from whoever wrote the server, and some set all of them wrong."""
-    specs = {spec.name: spec for spec in await tools.start()}
+    source = McpSource(over_stdio(log=log))
+    specs = {spec.name: spec for spec in await source.start()}
+    await source.aclose()
     settings = parse_settings(
         """
         [tools.write_note]
@@ -233,16 +120,40 @@ async def test_what_people_say_wins_over_what_a_server_says_of_itself(tools: Mcp
     assert applied("put_note") == specs["put_note"].effects
 
 
-async def test_a_note_put_twice_over_mcp_is_one_state(tools: McpTools) -> None:
+async def test_only_some_tools_may_be_offered(log: Path) -> None:
+    """A server of sixty tools costs every prompt thousands of tokens."""
+    some = dataclasses.replace(over_stdio(log=log), only=("read_note", "sleep"))
+    source = McpSource(some)
+    specs = await source.start()
+    await source.aclose()
+
+    assert [spec.name for spec in specs] == ["read_note", "sleep"]
+
+
+async def test_a_note_put_twice_over_mcp_is_one_state(log: Path) -> None:
     """What the server annotates reaches the keys of the cache."""
-    task_of_notes = msgspec.structs.replace(task(1), tools=tuple(await tools.start()))
-    read, put = call("read_note", note_id="n1"), call("put_note", note_id="n1", text="new")
+    tools = Toolbox([McpSource(over_stdio(log=log), scenario="s1")])
+    task = Task(
+        id="t1",
+        split=Split.TRAIN,
+        family="read",
+        language="en",
+        wording="a",
+        scenario="s1",
+        namespace="notes",
+        system="",
+        user_turns=("Read n1.",),
+        tools=tuple(await tools.start()),
+    )
+    read = ToolCall(id="c1", name="read_note", arguments={"note_id": "n1"})
+    put = ToolCall(id="c1", name="put_note", arguments={"note_id": "n1", "text": "new"})
     played = (put, put, read)
     answers = [await tools.call(each) for each in played]
+    await tools.aclose()
     with ToolCache.open(":memory:") as cache:
         messages = [AssistantMessage(calls=(each,)) for each in played]
         cache.record_trajectory(
-            task_of_notes,
+            task,
             Trajectory(
                 task_id="t1",
                 policy="p",
@@ -251,7 +162,7 @@ async def test_a_note_put_twice_over_mcp_is_one_state(tools: McpTools) -> None:
                 stop=StopReason.ANSWER,
             ),
         )
-        replayed = ReplayTools(cache, task_of_notes)
+        replayed = ReplayTools(cache, task)
         got = [await replayed.call(each) for each in (put, read)]
 
     # Recorded after two puttings, and right after one.
@@ -259,47 +170,298 @@ async def test_a_note_put_twice_over_mcp_is_one_state(tools: McpTools) -> None:
     assert got[1].text == "new"
 
 
-def test_tasks_come_from_the_file_by_split_and_seed(tmp_path: Path) -> None:
-    """The same seed gives the same tasks; a task without tools is offered all of them."""
-    path = tmp_path / "tasks.jsonl"
-    write_jsonl(path, [*(task(n) for n in range(6)), task(9, split=Split.TEST)])
-    world = McpWorld([NOTES], namespace="notes", tasks=path)
+async def test_tools_added_under_way_are_heard_of_at_the_next_start(source: McpSource) -> None:
+    """An episode's tools are those that its task was offered; news of others must not break it."""
+    assert (await source.call("add_tool", {})).text == "added"
 
-    drawn = world.tasks(Split.TRAIN, count=3, seed=1)
-
-    assert drawn == world.tasks(Split.TRAIN, count=3, seed=1)
-    assert {one.split for one in drawn} == {Split.TRAIN}
-    assert [spec.name for spec in drawn[0].tools] == [spec.name for spec in world.specs]
-    with pytest.raises(DataError, match="1 tasks of split test, 2 asked for"):
-        world.tasks(Split.TEST, count=2, seed=1)
+    assert (await source.call("read_note", {"note_id": "n1"})).error_class is None
+    assert (await source.call("late_tool", {})).text == "new"
 
 
-def test_tasks_of_another_world_are_refused(tmp_path: Path) -> None:
-    """Their results would be cached under the wrong tools."""
-    path = tmp_path / "tasks.jsonl"
-    write_jsonl(path, [task(1, namespace="desk")])
+async def test_a_scenario_says_which_server_it_is() -> None:
+    """Sources that do not depend on the scenario may be shared between episodes."""
+    assert DESK.by_scenario
+    assert McpServer(name="a", url="http://127.0.0.1:1/{scenario}/mcp").by_scenario
+    assert not McpServer(name="a", command="b").by_scenario
+    filled = McpServer(name="a", url="http://h/{scenario}", headers={"X": "{scenario}"})
+    assert filled.in_scenario("s1") == McpServer(name="a", url="http://h/s1", headers={"X": "s1"})
 
-    with pytest.raises(DataError, match="namespace 'desk'"):
-        McpWorld([NOTES], namespace="notes", tasks=path).tasks(Split.TRAIN, count=1, seed=0)
-    with pytest.raises(DataError, match="no tasks of its own"):
-        McpWorld([NOTES], namespace="notes").tasks(Split.TRAIN, count=1, seed=0)
+
+# ---- servers that go wrong ---------------------------------------------------------------------
+
+
+async def test_a_server_that_crashes_is_down_and_says_whether_the_call_may_have_run(
+    source: McpSource,
+) -> None:
+    """A writer may only be made again where it is certain that it never ran."""
+    met = await source.call("crash", {})
+    after = await source.call("write_note", {"note_id": "n1", "text": "x"})
+
+    assert (met.down, met.may_have_run, met.error_class) == (True, True, ErrorClass.TRANSIENT)
+    assert "Segmentation fault" in met.text
+    assert (after.down, after.may_have_run) == (True, False)
+    await source.start()
+    again = await source.call("read_note", {"note_id": "n1"})
+    assert again.text == "first note of s1"
+
+
+async def test_a_server_that_died_while_nobody_called_ran_nothing(source: McpSource) -> None:
+    """Killed for its memory between two calls: the next call is safe to make again."""
+    assert (await source.call("die_later", {})).error_class is None
+    await asyncio.sleep(0.5)
+
+    answer = await source.call("write_note", {"note_id": "n1", "text": "x"})
+
+    assert (answer.down, answer.may_have_run) == (True, False)
+
+
+async def test_a_cancelled_call_is_cancelled_at_the_server(source: McpSource, log: Path) -> None:
+    """A query that nobody waits for any more must not go on costing its server."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await source.call("write_slowly", {})
+    still_well = await source.call("read_note", {"note_id": "n1"})
+
+    assert logged(log) == ["write_slowly", "write_slowly cancelled"]
+    assert still_well.error_class is None
+
+
+async def test_a_stuck_server_counts_as_down(log: Path) -> None:
+    """It would take every later call with it, each for its whole time limit."""
+    source = McpSource(over_stdio(log=log), ping_s=0.2)
+    await source.start()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await source.call("get_stuck", {})
+    await asyncio.sleep(0.6)
+
+    answer = await source.call("read_note", {"note_id": "n1"})
+    await source.aclose()
+
+    assert (answer.down, answer.may_have_run) == (True, False)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("server", "expected"),
     [
-        (error_text("permission", "refunds over 100 need a manager"), ErrorClass.PERMISSION),
-        ("Error executing tool x: request timed out", ErrorClass.TRANSIENT),
-        ("HTTP 429 Too Many Requests", ErrorClass.TRANSIENT),
-        ("Order 17 does not exist", ErrorClass.NOT_FOUND),
-        ("Access denied", ErrorClass.PERMISSION),
-        ("quantity must be positive", ErrorClass.VALIDATION),
-        ("boom", ErrorClass.UNKNOWN),
+        (
+            McpServer(name="gone", command="no-such-program-here"),
+            "the MCP server gone cannot be started: no-such-program-here: No such file",
+        ),
+        (
+            McpServer(
+                name="broken", command=sys.executable, args=("-c", "raise SystemExit('no licence')")
+            ),
+            "its last line was: no licence",
+        ),
+        (
+            McpServer(name="notes", command=sys.executable, args=(SCRIPT,), only=("fly",)),
+            "has no tool 'fly'; it has add_tool, count_busy",
+        ),
+        (McpServer(name="web", url="http://127.0.0.1:9/mcp"), "connection refused"),
+        (
+            McpServer(
+                name="silent",
+                command=sys.executable,
+                args=("-c", "import sys; sys.stderr.write('hm'); sys.stdin.read()"),
+                start_timeout_s=0.5,
+            ),
+            "did not answer within 0.5 s",
+        ),
+        (
+            McpServer(
+                name="secret",
+                command=sys.executable,
+                args=("-c", "raise SystemExit('bad key hunter2')"),
+                secrets=frozenset({"hunter2"}),
+            ),
+            "bad key ***",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, McpServer) else "",
+)
+async def test_a_server_that_cannot_be_used_is_one_line(server: McpServer, expected: str) -> None:
+    """The reader learns which server, which command, what it said and what to do."""
+    source = McpSource(server)
+
+    with pytest.raises(ToolError) as caught:
+        await source.start()
+    await source.aclose()
+
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_server_that_refuses_its_scenario_is_quoted() -> None:
+    """The reason it died must stand in the error, not only on a terminal long gone."""
+    with pytest.raises(ToolError, match="no scenario 'moon-1'"):
+        await McpSource(DESK, scenario="moon-1").start()
+
+
+async def test_starting_may_be_cancelled(log: Path) -> None:
+    """Ctrl-C while servers come up leaves none behind."""
+    source = McpSource(over_stdio(log=log))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await source.start()
+
+    assert len(await source.start()) > 3
+    await source.aclose()
+
+
+def test_a_server_is_a_program_or_an_address() -> None:
+    """Which of the two was meant is not to be guessed."""
+    with pytest.raises(ToolError, match="either a `command` or a `url`"):
+        McpServer(name="both", command="x", url="http://h/mcp")
+    with pytest.raises(ToolError, match="either a `command` or a `url`"):
+        McpServer(name="neither")
+
+
+# ---- over HTTP ---------------------------------------------------------------------------------
+
+
+async def test_over_http_all_is_as_over_stdio(over_http: McpSource) -> None:
+    """How a server is reached is nobody's business but the adapter's."""
+    read = await over_http.call("read_note", {"note_id": "n1"})
+    missing = await over_http.call("read_note", {"note_id": "n9"})
+    picture = await over_http.call("show_picture", {})
+
+    assert read.text == "first note of web"
+    assert missing.error_class is ErrorClass.NOT_FOUND
+    assert picture.wire is not None
+
+
+async def test_a_call_given_up_over_http_is_cancelled_at_the_server(
+    over_http: McpSource, log: Path
+) -> None:
+    """As over stdio."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await over_http.call("write_slowly", {})
+    still_well = await over_http.call("read_note", {"note_id": "n1"})
+
+    assert still_well.error_class is None
+    assert logged(log) == ["write_slowly", "write_slowly cancelled"]
+
+
+async def test_a_web_server_killed_mid_call_is_told_and_used_again_when_it_is_back(
+    over_http: McpSource, web: HttpNotes
+) -> None:
+    """Deployments happen; each call says what became of it, and others under way are not taken along."""
+    slow = asyncio.create_task(over_http.call("sleep", {"seconds": 60}))
+    await asyncio.sleep(0.3)
+    web.kill()
+    met = await slow
+    refused = await over_http.call("write_note", {"note_id": "n1", "text": "x"})
+    with pytest.raises(ToolError, match="connection refused"):
+        await over_http.start()
+    web.start()
+    await over_http.start()
+    back = await over_http.call("read_note", {"note_id": "n1"})
+
+    assert (met.error_class, met.may_have_run) == (ErrorClass.TRANSIENT, True)
+    assert (refused.down, refused.may_have_run) == (True, False)
+    assert back.text == "first note of web"
+
+
+async def test_a_web_server_that_forgot_the_session_is_down_and_ran_nothing(
+    over_http: McpSource, web: HttpNotes
+) -> None:
+    """Replaced between two calls: the new process knows no session, and has done nothing."""
+    web.kill()
+    web.start()
+
+    forgotten = await over_http.call("write_note", {"note_id": "n1", "text": "x"})
+    await over_http.start()
+    again = await over_http.call("write_note", {"note_id": "n1", "text": "x"})
+
+    assert (forgotten.down, forgotten.may_have_run) == (True, False)
+    assert again.text == "written"
+
+
+@contextmanager
+def gateway(status: int, body: bytes) -> Iterator[str]:
+    """Run a server that shakes hands as MCP does and then answers every call with one status."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            method = asked.get("method")
+            result: dict[str, Any] | None = None
+            if method == "initialize":
+                result = {
+                    "protocolVersion": asked["params"]["protocolVersion"],
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "gateway", "version": "1"},
+                }
+            elif method == "tools/list":
+                result = {"tools": [{"name": "go", "inputSchema": {"type": "object"}}]}
+            elif "id" not in asked:
+                self._send(202, b"")
+                return
+            if result is None:
+                self._send(status, body)
+            else:
+                answer = {"jsonrpc": "2.0", "id": asked["id"], "result": result}
+                self._send(200, json.dumps(answer).encode())
+
+        def do_GET(self) -> None:
+            self._send(405, b"")
+
+        def _send(self, code: int, content: bytes) -> None:
+            self.send_response(code)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/mcp?key=hunter2"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected", "ran"),
+    [
+        (429, b"slow down", ErrorClass.TRANSIENT, False),
+        (503, b"<html>Service Unavailable</html>", ErrorClass.TRANSIENT, True),
+        (504, b"", ErrorClass.TRANSIENT, True),
+        (401, b"who are you", ErrorClass.PERMISSION, False),
+        (404, b"", ErrorClass.NOT_FOUND, False),
+        (
+            400,
+            b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32602, "message": "no such city"}}',
+            ErrorClass.NOT_FOUND,
+            True,
+        ),
     ],
 )
-def test_errors_are_classed_by_what_they_say(text: str, expected: ErrorClass) -> None:
-    """Only transient errors are kept out of the cache; the others are lessons."""
-    assert error_class_of(text) is expected
+async def test_what_a_gateway_answers_says_whether_the_call_may_have_run(
+    status: int, body: bytes, expected: ErrorClass, ran: bool
+) -> None:
+    """A writer that was turned away at the door may be made again; one that timed out behind it not."""
+    with gateway(status, body) as url:
+        source = McpSource(McpServer(name="web", url=url))
+        await source.start()
+        answer = await source.call("go", {})
+        await source.aclose()
+
+    assert (answer.error_class, answer.may_have_run, answer.down) == (expected, ran, False)
+
+
+# ---- the desk ----------------------------------------------------------------------------------
 
 
 async def test_the_desk_over_mcp_answers_as_the_desk_itself(tmp_path: Path) -> None:
@@ -309,14 +471,12 @@ async def test_the_desk_over_mcp_answers_as_the_desk_itself(tmp_path: Path) -> N
         next(t for t in desk.tasks(Split.TRAIN, count=40, seed=1) if t.family == family)
         for family in ("cancel", "email_retry")
     ]
-    source = str(Path(__file__).parents[2] / "src")
-    server = McpServer(
-        name="desk",
-        command=sys.executable,
-        args=("-m", "cacherl.worlds.desk", "--scenario", "{scenario}"),
-        env={"PYTHONPATH": source},
+    remote = ToolboxWorld(
+        [Place(name="desk", open=lambda scenario: McpSource(DESK, scenario=scenario))],
+        namespace=desk.namespace,
+        resets=True,
+        list_scenario="desk-1",
     )
-    remote = McpWorld([server], namespace=desk.namespace, list_scenario="desk-1")
     recorded = {}
     for name, world in (("here", desk), ("there", remote)):
         out = tmp_path / f"{name}.jsonl"
@@ -335,17 +495,3 @@ async def test_the_desk_over_mcp_answers_as_the_desk_itself(tmp_path: Path) -> N
         assert there.final_state is None  # nobody can ask an MCP server for its state
     # Effects too: a recording made over MCP and one made here have the same keys.
     assert list(remote.specs) == list(desk.specs)
-
-
-async def test_a_server_that_refuses_its_scenario_is_quoted() -> None:
-    """The reason it died must stand in the error, not only on a terminal long gone."""
-    server = McpServer(
-        name="desk",
-        command=sys.executable,
-        args=("-m", "cacherl.worlds.desk", "--scenario", "{scenario}"),
-        env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-    )
-    tools = McpTools([server], scenario="moon-1")
-
-    with pytest.raises(ToolError, match="no scenario 'moon-1'"):
-        await tools.start()

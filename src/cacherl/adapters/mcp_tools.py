@@ -1,512 +1,522 @@
-"""Tools of real MCP servers over stdio, as the live tools of an episode.
+"""`McpSource`: the tools of a real MCP server, started over stdio or reached over streamable HTTP.
 
-Every episode starts its own server processes, so its state is its own. Servers are told the
-scenario by `{scenario}` in their arguments or environment.
+Source: Model Context Protocol, 2025-11-25, basic/transports and basic/lifecycle.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import re
+import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
+import httpx2
 import mcp
 import mcp_types
-import msgspec
-from mcp_types.jsonrpc import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TIMEOUT
-
-from cacherl.core.errors import DataError, ToolError
-from cacherl.core.jsonl import read_jsonl
-from cacherl.core.messages import ToolCall
-from cacherl.core.schema import error_text
-from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import (
-    UNDECLARED,
-    Effects,
-    ErrorClass,
-    Source,
-    Tier,
-    ToolResult,
-    ToolSpec,
+from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
+from mcp.shared.message import SessionMessage
+from mcp_types.jsonrpc import (
+    CONNECTION_CLOSED,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    REQUEST_TIMEOUT,
+    UNSUPPORTED_PROTOCOL_VERSION,
 )
+from pydantic import RootModel
 
-EFFECTS_META = "cacherl/effects"
-"""A tool's `_meta` entry of this name, `{"reads": [...], "writes": [...]}`, declares its effects."""
+from cacherl.core.errors import ToolError
+from cacherl.core.records import JsonObject
+from cacherl.core.schema import error_text
+from cacherl.core.sources import Answer
+from cacherl.core.tools import ErrorClass, ToolSpec
+from cacherl.toolbox.mcp_results import error_class_of, spec_of, text_of, wire_of
 
-READ_ONLY = Effects(reads=("*",))
+SCENARIO = "{scenario}"
+"""Stands for the episode's scenario in arguments, environment, working directory, URL and headers."""
+
+PING_S = 5.0
+"""A server that was given up on and leaves a ping unanswered for so long is stuck, not slow."""
+
+_WORDS_KEPT = 1 << 20
+"""Bytes of a server's stderr on disk; a run of hours must not fill it."""
+
+_TOLD = "cacherl"
+"""In the data of an error: it was written here, by `_Client`, and says what became of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McpServer:
-    """How to start one server."""
+    """A server, either started by `command` or reached at `url`."""
 
     name: str
-    command: str
+    command: str | None = None
     """A program, not a shell line."""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the few variables (PATH, HOME, ...) that a server gets; keys and secrets go here."""
     cwd: str | None = None
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     """The tools to offer, by the server's names; empty offers all."""
-    prefix: bool = False
-    """Offer tools as `<server>__<tool>`, for servers that share a tool's name."""
-    effects: Mapping[str, Effects] = field(default_factory=dict)
-    """Effects by the server's tool name; they win over what the server says."""
+    start_timeout_s: float = 30.0
+    secrets: frozenset[str] = frozenset()
+    """What must not stand in an error, such as values that came from the environment."""
 
-    def offered(self, tool: str) -> str:
-        """Return the name under which a tool is offered."""
-        return f"{self.name}__{tool}" if self.prefix else tool
+    def __post_init__(self) -> None:
+        if (self.command is None) == (self.url is None):
+            raise ToolError(
+                f"the MCP server {self.name} needs either a `command` or a `url`. Give one of them."
+            )
+
+    @property
+    def by_scenario(self) -> bool:
+        """Whether the scenario says which server this is."""
+        return any(SCENARIO in text for text in self._texts())
+
+    def _texts(self) -> list[str]:
+        texts = [*self.args, *self.env.values(), *self.headers.values()]
+        return texts + [text for text in (self.command, self.cwd, self.url) if text]
+
+    def shown(self) -> str:
+        """Return how the server is started or reached, without secrets."""
+        if self.url is not None:
+            # Neither who logs in nor the query: that is where keys are put.
+            return str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None))
+        return self.without_secrets(" ".join([self.command or "", *self.args]))
+
+    def without_secrets(self, text: str) -> str:
+        """Return the text with every secret blotted out."""
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def in_scenario(self, scenario: str) -> McpServer:
+        """Return the server of one scenario."""
+
+        def filled(text: str) -> str:
+            return text.replace(SCENARIO, scenario)
+
+        return McpServer(
+            name=self.name,
+            command=self.command and filled(self.command),
+            args=tuple(filled(arg) for arg in self.args),
+            env={name: filled(value) for name, value in self.env.items()},
+            cwd=self.cwd and filled(self.cwd),
+            url=self.url and filled(self.url),
+            headers={name: filled(value) for name, value in self.headers.items()},
+            only=self.only,
+            start_timeout_s=self.start_timeout_s,
+            secrets=self.secrets,
+        )
 
 
-def spec_of(server: McpServer, tool: mcp_types.Tool) -> ToolSpec:
-    """Return a listed tool as we know tools.
+class _Raw(RootModel[JsonObject]):
+    """A result as it came over the wire: the client's own types drop what they do not know."""
 
-    Effects come from the recipe, else from `_meta`, else from the annotations. The settings of a cache
-    win over all three.
 
-    Raises:
-        ToolError: what the server says under `cacherl/effects` is no effects.
+class McpSource:
+    """The tools of one MCP server (`ToolSource`).
+
+    A cancelled call is cancelled at the server too. A stdio server that then leaves a ping
+    unanswered counts as down. Tools are listed at each start; a server that announces other tools
+    in between is heard at the next.
     """
-    return ToolSpec(
-        name=server.offered(tool.name),
-        description=tool.description or "",
-        parameters={"type": "object", **tool.input_schema},
-        effects=_effects(server, tool),
+
+    def __init__(self, server: McpServer, *, scenario: str = "", ping_s: float = PING_S) -> None:
+        self._server = server.in_scenario(scenario)
+        self._ping_s = ping_s
+        self._link: _Link | None = None
+
+    @property
+    def name(self) -> str:
+        return self._server.name
+
+    async def start(self) -> Sequence[ToolSpec]:
+        """Start or reach the server and return its tools.
+
+        Raises:
+            ToolError: it cannot be, does not speak MCP in time, or lacks a tool of its `only`.
+        """
+        await self.aclose()
+        link = _Link(self._server, self._ping_s)
+        tools = await link.open()
+        try:
+            specs = _specs(self._server, tools)
+        except ToolError:
+            await link.close()
+            raise
+        self._link = link
+        return specs
+
+    async def call(self, tool: str, arguments: JsonObject) -> Answer:
+        """Call the tool, once."""
+        link = self._link
+        if link is None or link.ended:
+            return self._down(ran=False)
+        link.trim()
+        request = mcp_types.CallToolRequest(
+            params=mcp_types.CallToolRequestParams(name=tool, arguments=arguments)
+        )
+        try:
+            result = (await link.session.send_request(request, _Raw)).root
+        except asyncio.CancelledError:
+            link.doubt()
+            raise
+        except mcp.MCPError as error:
+            return self._protocol_error(link, error)
+        except (RuntimeError, ValueError) as error:
+            # What the server answered is nothing that the protocol knows.
+            text = error_text("invalid_result", _one_line(str(error)))
+            return Answer(text=text, error_class=ErrorClass.UNKNOWN)
+        text = text_of(result)
+        return Answer(
+            text=text,
+            wire=wire_of(result),
+            error_class=error_class_of(text) if result.get("isError") is True else None,
+        )
+
+    def _protocol_error(self, link: _Link, error: mcp.MCPError) -> Answer:
+        told = error.data.get(_TOLD) if isinstance(error.data, dict) else None
+        if isinstance(told, dict):
+            if told.get("gone") is True:
+                link.ended = True
+                return self._down(ran=False, why=error.message)
+            kind = error_class_of(error.message)
+            text = error_text(
+                "unavailable" if kind is ErrorClass.TRANSIENT else kind, error.message
+            )
+            return Answer(text=text, error_class=kind, may_have_run=told.get("sent") is True)
+        if error.code == CONNECTION_CLOSED:
+            if link.ended or self._server.url is None:
+                link.ended = True
+                return self._down(ran=True)
+            # The stream of this one answer broke off; the server may be well.
+            text = f"the connection to the tool server {self.name} was lost before it answered"
+            return Answer(text=error_text("unavailable", text), error_class=ErrorClass.TRANSIENT)
+        if error.code == METHOD_NOT_FOUND:
+            kind = ErrorClass.NOT_FOUND
+        else:
+            kind = error_class_of(error.message)
+            if error.code == INVALID_PARAMS and kind is ErrorClass.UNKNOWN:
+                kind = ErrorClass.VALIDATION
+        return Answer(text=error_text(kind, error.message), error_class=kind)
+
+    def _down(self, *, ran: bool, why: str = "") -> Answer:
+        said = why or (self._link.last_words() if self._link is not None else "")
+        message = f"the tool server {self.name} has stopped" + (f": {said}" if said else "")
+        return Answer(
+            text=error_text("unavailable", message),
+            error_class=ErrorClass.TRANSIENT,
+            may_have_run=ran,
+            down=True,
+        )
+
+    async def aclose(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+
+def _specs(server: McpServer, tools: Sequence[JsonObject]) -> list[ToolSpec]:
+    names = [tool.get("name") for tool in tools]
+    for wanted in server.only:
+        if wanted not in names:
+            raise ToolError(
+                f"the MCP server {server.name} has no tool {wanted!r}; it has "
+                f"{', '.join(sorted(map(str, names))) or 'none'}. Correct `only`."
+            )
+    try:
+        return [spec_of(tool) for tool in tools if not server.only or tool["name"] in server.only]
+    except ToolError as error:
+        raise ToolError(f"the MCP server {server.name}: {error}") from error
+
+
+class _Link:
+    """One connection, from its opening to its end.
+
+    A task of its own holds the client, which must be left by the task that entered it.
+    """
+
+    def __init__(self, server: McpServer, ping_s: float) -> None:
+        self.server = server
+        self.ended = False
+        """Nothing sent from now on arrives."""
+        self._ping_s = ping_s
+        self._session: mcp.ClientSession | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._doubt: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._words: TextIO | None = None
+        self._last_words = ""
+
+    @property
+    def session(self) -> mcp.ClientSession:
+        assert self._session is not None  # noqa: S101 - `open` has returned
+        return self._session
+
+    async def open(self) -> list[JsonObject]:
+        """Connect, and return the server's tools.
+
+        Raises:
+            ToolError: it cannot be started or reached, or does not answer in time.
+        """
+        ready: asyncio.Future[list[JsonObject]] = asyncio.get_running_loop().create_future()
+        self._owner = asyncio.create_task(self._own(ready))
+        try:
+            first: set[asyncio.Future[Any]] = {ready, self._owner}
+            await asyncio.wait(
+                first,
+                timeout=self.server.start_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if ready.done():
+                return ready.result()
+            if self._owner.done():
+                self._owner.result()  # raises why
+            raise ToolError(
+                f"the MCP server {self.server.name} ({self.server.shown()}) did not answer within "
+                f"{self.server.start_timeout_s:g} s{self._said()}. Run it by hand to see what it waits for, "
+                "or raise `start_timeout_s`."
+            )
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _own(self, ready: asyncio.Future[list[JsonObject]]) -> None:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as words:
+            self._words = words
+            try:
+                async with (
+                    self._streams(words) as (reading, writing),
+                    mcp.ClientSession(_Watched(reading, self), writing) as session,
+                ):
+                    try:
+                        await _shake_hands(session)
+                        tools = await _all_tools(session)
+                    except (mcp.MCPError, RuntimeError, ValueError) as error:
+                        raise self._unready(error) from error
+                    self._session = session
+                    ready.set_result(tools)
+                    await self._stop.wait()
+            except (OSError, ValueError, RuntimeError, ExceptionGroup) as error:
+                if not ready.done():
+                    raise self._unready(error) from error
+                # It went down under way; whoever waited has been answered CONNECTION_CLOSED.
+            finally:
+                self.ended = True
+                self._last_words = self.last_words()
+                self._words = None
+
+    @asynccontextmanager
+    async def _streams(self, words: TextIO) -> AsyncIterator[tuple[Any, Any]]:
+        server = self.server
+        if server.url is not None:
+            # A tool may take hours; limits are the caller's.
+            timeout = httpx2.Timeout(30.0, read=None)
+            async with (
+                _Client(headers=dict(server.headers), timeout=timeout) as client,
+                streamable_http_client(server.url, http_client=client) as streams,
+            ):
+                yield streams
+            return
+        parameters = mcp.StdioServerParameters(
+            command=server.command or "",
+            args=list(server.args),
+            env=dict(server.env),
+            cwd=server.cwd,
+        )
+        async with mcp.stdio_client(parameters, errlog=words) as streams:
+            yield streams
+
+    def _unready(self, error: BaseException) -> ToolError:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, ToolError):
+            return error
+        server = self.server
+        if isinstance(error, OSError) and server.url is None:
+            return ToolError(
+                f"the MCP server {server.name} cannot be started: {server.shown()}: "
+                f"{error.strerror or error}. Install the program, or correct `command`."
+            )
+        why = server.without_secrets(_one_line(str(error)) or type(error).__name__)
+        if server.url is not None:
+            return ToolError(
+                f"the MCP server {server.name} cannot be used at {server.shown()}: {why}. "
+                "Start it there, or correct `url` and `headers`."
+            )
+        return ToolError(
+            f"the MCP server {server.name} ({server.shown()}) ended or failed before it was ready "
+            f"({why}){self._said()}. Run the command by hand to see why."
+        )
+
+    def _said(self) -> str:
+        words = self.last_words()
+        return f"; its last line was: {words.rstrip('.')}" if words else ""
+
+    def last_words(self) -> str:
+        """Return the last line that a started server wrote to stderr, or nothing."""
+        if self._words is None:
+            return self._last_words
+        # The server writes at the file's one position, so it is read without moving that.
+        number = self._words.fileno()
+        size = os.fstat(number).st_size
+        tail = os.pread(number, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        return self.server.without_secrets(lines[-1][:200]) if lines else ""
+
+    def trim(self) -> None:
+        """Forget what a server wrote to stderr, once it is much."""
+        if self._words is not None:
+            number = self._words.fileno()
+            if os.fstat(number).st_size > _WORDS_KEPT:
+                os.ftruncate(number, 0)
+                os.lseek(number, 0, os.SEEK_SET)
+
+    def doubt(self) -> None:
+        """A call was given up: find out whether the server is slow or stuck."""
+        if self.server.url is None and not self.ended and self._doubt is None:
+            self._doubt = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        try:
+            await self.session.send_request(
+                mcp_types.PingRequest(),
+                mcp_types.EmptyResult,
+                request_read_timeout_seconds=self._ping_s,
+            )
+        except mcp.MCPError as error:
+            if error.code in (REQUEST_TIMEOUT, CONNECTION_CLOSED):
+                self.ended = True
+        except ValueError:
+            pass  # a strange answer is an answer
+        finally:
+            self._doubt = None
+
+    async def close(self) -> None:
+        self.ended = True
+        self._stop.set()
+        if self._doubt is not None:
+            self._doubt.cancel()
+        if self._owner is None:
+            return
+        if self._session is None:
+            self._owner.cancel()  # it still waits for an answer
+        with suppress(asyncio.CancelledError, ToolError):
+            await self._owner
+
+
+class _Watched:
+    """A stream of messages from a server; tells the link when it ends.
+
+    The session knows too and does not say: a call made afterwards would look like one that was
+    under way, and a writer that never ran would count as one that may have.
+    """
+
+    def __init__(self, stream: Any, link: _Link) -> None:
+        self._stream = stream
+        self._link = link
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> _Watched:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        self._link.ended = True
+        await self._stream.__aexit__(*exc)
+
+    def __aiter__(self) -> _Watched:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        return await self._stream.__anext__()
+
+
+class _Client(httpx2.AsyncClient):
+    """Tells trouble as a JSON-RPC error, to the request that met it.
+
+    The transport would let a refused connection end every call under way, and say of a status
+    nothing but that it was an error.
+    """
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            response = await super().send(request, **options)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            return _told(request, f"connection refused: {error}", sent=False, gone=True)
+        except httpx2.TransportError as error:
+            why = str(error) or type(error).__name__
+            return _told(request, f"connection lost: {why}", sent=True)
+        if request.method != "POST" or response.status_code < 400:
+            return response
+        body = await response.aread()
+        await response.aclose()
+        status = response.status_code
+        if MCP_SESSION_ID in request.headers and (
+            status == 404 or (status == 400 and b"session" in body.lower())
+        ):
+            # As the protocol has it, and as servers of 2025 had it.
+            return _told(request, "it no longer knows this session", sent=False, gone=True)
+        if _is_rpc_error(body):
+            return response
+        said = _one_line(body.decode("utf-8", "replace"), 100)
+        message = f"HTTP {status} {response.reason_phrase}" + (f": {said}" if said else "")
+        return _told(request, message, sent=status >= 500, status=status)
+
+
+def _told(
+    request: httpx2.Request, message: str, *, sent: bool, gone: bool = False, status: int = 503
+) -> httpx2.Response:
+    if request.method != "POST":
+        # Nobody waits: a stream of news that is not to be had, a session that is over anyway.
+        return httpx2.Response(405, request=request)
+    error = {
+        "code": CONNECTION_CLOSED,
+        "message": message,
+        "data": {_TOLD: {"sent": sent, "gone": gone}},
+    }
+    return httpx2.Response(
+        status, request=request, json={"jsonrpc": "2.0", "id": None, "error": error}
     )
 
 
-def _effects(server: McpServer, tool: mcp_types.Tool) -> Effects:
-    if tool.name in server.effects:
-        return server.effects[tool.name]
-    declared = (tool.meta or {}).get(EFFECTS_META)
-    if declared is None:
-        return annotated_effects(tool.annotations)
+def _is_rpc_error(body: bytes) -> bool:
     try:
-        return msgspec.convert(declared, Effects)
-    except msgspec.ValidationError as error:
-        raise ToolError(
-            f"the MCP server {server.name}: {EFFECTS_META} of its tool {tool.name} is no effects ({error}). "
-            'Write {"reads": [...], "writes": [...]}.'
-        ) from error
+        message = mcp_types.jsonrpc_message_adapter.validate_json(body)
+    except ValueError:
+        return False
+    return isinstance(message, mcp_types.JSONRPCError)
 
 
-def annotated_effects(annotations: mcp_types.ToolAnnotations | None) -> Effects:
-    """Return the effects that MCP's annotations stand for. They are hints: no resource is named.
-
-    `readOnlyHint` reads everything and writes nothing, and with `openWorldHint` its answers age;
-    `idempotentHint` writes everything, twice as once; any other tool writes everything. A tool that
-    calls itself read-only and destructive is believed the worse of the two.
-    """
-    if annotations is None or (annotations.read_only_hint and annotations.destructive_hint):
-        return UNDECLARED
-    if annotations.read_only_hint:
-        # Said, that is: MCP's default is true, and says nothing.
-        open_world = annotations.open_world_hint is True
-        return msgspec.structs.replace(READ_ONLY, open_world=open_world)
-    if annotations.idempotent_hint:
-        return msgspec.structs.replace(UNDECLARED, idempotent=True)
-    return UNDECLARED
+async def _shake_hands(session: mcp.ClientSession) -> None:
+    try:
+        await session.initialize()
+    except mcp.MCPError as error:
+        if error.code not in (METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION):
+            raise
+        # A server of 2026 that has given up the handshake of 2025.
+        await session.discover()
 
 
-class _Connection:
-    """One running server. A task of its own enters and leaves the client, which demands just that."""
-
-    def __init__(self, server: McpServer, scenario: str, call_timeout_s: float) -> None:
-        self.server = server
-        self._call_timeout_s = call_timeout_s
-        self._params = mcp.StdioServerParameters(
-            command=server.command,
-            args=[arg.replace("{scenario}", scenario) for arg in server.args],
-            env={name: value.replace("{scenario}", scenario) for name, value in server.env.items()},
-            cwd=server.cwd,
-        )
-        self._stop = asyncio.Event()
-        self._owner: asyncio.Task[None] | None = None
-        self._session: mcp.ClientSession | None = None
-
-    async def start(self, timeout_s: float) -> list[mcp_types.Tool]:
-        """Start the process and return its tools.
-
-        Raises:
-            ToolError: it does not start, or does not speak MCP, within `timeout_s`.
-        """
-        ready: asyncio.Future[list[mcp_types.Tool]] = asyncio.get_running_loop().create_future()
-        self._owner = asyncio.create_task(self._own(ready))
-        try:
-            return await asyncio.wait_for(ready, timeout_s)
-        except TimeoutError as error:
-            self._owner.cancel()
-            raise ToolError(
-                f"the MCP server {self.server.name} ({self._line()}) did not answer within {timeout_s:g} s. "
-                "Run the command by hand to see what it waits for, or raise `start_timeout_s`."
-            ) from error
-
-    async def _own(self, ready: asyncio.Future[list[mcp_types.Tool]]) -> None:
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
-            try:
-                async with (
-                    mcp.stdio_client(self._params, errlog=words) as (reading, writing),
-                    mcp.ClientSession(reading, writing) as session,
-                ):
-                    try:
-                        await session.initialize()
-                        tools = await _all_tools(session)
-                    except (mcp.MCPError, RuntimeError, ValueError) as error:
-                        _fail(ready, self._unready(error, words))
-                        return
-                    self._session = session
-                    if not ready.done():
-                        ready.set_result(tools)
-                    await self._stop.wait()
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-                _fail(
-                    ready,
-                    ToolError(
-                        f"the MCP server {self.server.name} cannot be started: {self._line()}: {reason}. "
-                        "Install the program, or correct `command`."
-                    ),
-                )
-            finally:
-                self._session = None
-
-    def _unready(self, error: Exception, words: IO[str]) -> ToolError:
-        words.seek(0)
-        lines = [line.strip() for line in words if line.strip()]
-        said = f"; its last line was: {lines[-1][:200].rstrip('.')}" if lines else ""
-        return ToolError(
-            f"the MCP server {self.server.name} ({self._line()}) ended or failed before it was ready "
-            f"({_one_line(str(error))}){said}. Run the command by hand to see why."
-        )
-
-    def _line(self) -> str:
-        return " ".join([self._params.command, *self._params.args])
-
-    async def call(self, tool: str, arguments: dict[str, Any]) -> tuple[str, ErrorClass | None]:
-        """Return the text of the answer, and the class of the error if it is one."""
-        if self._session is None:
-            return _stopped(self.server.name)
-        try:
-            answer = await self._session.call_tool(
-                tool, arguments, read_timeout_seconds=self._call_timeout_s
-            )
-        except mcp.MCPError as error:
-            return self._protocol_error(error)
-        except (RuntimeError, ValueError) as error:
-            # The server answered something that its own schema or the protocol forbids.
-            return error_text("invalid_result", _one_line(str(error))), ErrorClass.UNKNOWN
-        text = _text_of(answer)
-        return text, error_class_of(text) if answer.is_error else None
-
-    def _protocol_error(self, error: mcp.MCPError) -> tuple[str, ErrorClass]:
-        match error.code:
-            case code if code == CONNECTION_CLOSED:
-                return _stopped(self.server.name)
-            case code if code == REQUEST_TIMEOUT:
-                message = f"no answer within {self._call_timeout_s:g} s"
-                return error_text("timeout", message), ErrorClass.TRANSIENT
-            case code if code == INVALID_PARAMS:
-                kind = error_class_of(error.message)
-                if kind is ErrorClass.UNKNOWN:
-                    kind = ErrorClass.VALIDATION
-                return error_text(kind, error.message), kind
-            case code if code == METHOD_NOT_FOUND:
-                return error_text("not_found", error.message), ErrorClass.NOT_FOUND
-            case _:
-                kind = error_class_of(error.message)
-                return error_text(kind, error.message), kind
-
-    async def aclose(self) -> None:
-        if self._owner is None:
-            return
-        owner, self._owner = self._owner, None
-        self._stop.set()
-        with suppress(asyncio.CancelledError):
-            await owner
-
-
-def _fail(ready: asyncio.Future[list[mcp_types.Tool]], error: ToolError) -> None:
-    if not ready.done():
-        ready.set_exception(error)
-
-
-def _stopped(server: str) -> tuple[str, ErrorClass]:
-    message = f"the tool server {server} has stopped"
-    return error_text("unavailable", message), ErrorClass.TRANSIENT
-
-
-async def _all_tools(session: mcp.ClientSession) -> list[mcp_types.Tool]:
-    tools: list[mcp_types.Tool] = []
+async def _all_tools(session: mcp.ClientSession) -> list[JsonObject]:
+    tools: list[JsonObject] = []
     cursor: str | None = None
     while True:
         params = mcp_types.PaginatedRequestParams(cursor=cursor) if cursor else None
         page = await session.list_tools(params=params)
-        tools += page.tools
+        tools += (
+            tool.model_dump(by_alias=True, mode="json", exclude_unset=True) for tool in page.tools
+        )
         cursor = page.next_cursor
         if not cursor:
             return tools
-
-
-def _text_of(answer: mcp_types.CallToolResult) -> str:
-    """Return what a model can read: text as it is, everything else named but not shown."""
-    parts = []
-    for block in answer.content:
-        match block:
-            case mcp_types.TextContent():
-                parts.append(block.text)
-            case mcp_types.EmbeddedResource(resource=mcp_types.TextResourceContents() as resource):
-                parts.append(resource.text)
-            case mcp_types.ImageContent() | mcp_types.AudioContent():
-                parts.append(
-                    f"[{block.type} {block.mime_type}, {len(block.data)} characters of base64]"
-                )
-            case _:
-                parts.append(f"[{block.type}]")
-    if not parts and answer.structured_content is not None:
-        return json.dumps(answer.structured_content, ensure_ascii=False)
-    return "\n".join(parts)
-
-
-_WORDS: tuple[tuple[ErrorClass, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
-        (
-            ErrorClass.TRANSIENT,
-            r"timed?[ -]?out|rate.?limit|too many requests|temporar|unavailable|connection (?:reset|refused|closed|lost)|\b(?:429|502|503|504)\b",
-        ),
-        (
-            ErrorClass.PERMISSION,
-            r"permission|forbidden|not (?:allowed|permitted|authori[sz]ed)|unauthori[sz]ed|denied|policy|\b(?:401|403)\b",
-        ),
-        (
-            ErrorClass.NOT_FOUND,
-            r"not[ _]found|no such|does(?: not|n't) exist|unknown|no \w+ with|\b404\b",
-        ),
-        (
-            ErrorClass.VALIDATION,
-            r"invalid|validation|required|must be|expected|missing|malformed|\b(?:400|422)\b",
-        ),
-    )
-)
-
-
-def error_class_of(text: str) -> ErrorClass:
-    """Return the class of an error a tool reported.
-
-    A JSON object with an `error` or `kind` that is one of our classes says it; otherwise its words do,
-    the transient ones first: replaying a time-out for ever is worse than asking a live tool again.
-    """
-    with suppress(ValueError):
-        said = json.loads(text)
-        if isinstance(said, dict):
-            for name in ("error_class", "error", "kind"):
-                if said.get(name) in set(ErrorClass):
-                    return ErrorClass(said[name])
-    for kind, words in _WORDS:
-        if words.search(text):
-            return kind
-    return ErrorClass.UNKNOWN
-
-
-class McpTools:
-    """The tools of one episode; its servers start with the first call."""
-
-    def __init__(
-        self,
-        servers: Sequence[McpServer],
-        *,
-        scenario: str = "",
-        call_timeout_s: float = 60.0,
-        start_timeout_s: float = 30.0,
-    ) -> None:
-        self._servers = servers
-        self._scenario = scenario
-        self._call_timeout_s = call_timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._connections: list[_Connection] | None = None
-        self._routes: dict[str, tuple[_Connection, str]] = {}
-
-    async def start(self) -> list[ToolSpec]:
-        """Start the servers and return their tools.
-
-        Raises:
-            ToolError: a server cannot be started, two offer the same name, or one lacks a tool of its `only`.
-        """
-        connections = [
-            _Connection(server, self._scenario, self._call_timeout_s) for server in self._servers
-        ]
-        self._connections = connections
-        listed = await asyncio.gather(
-            *(connection.start(self._start_timeout_s) for connection in connections),
-            return_exceptions=True,
-        )
-        specs: list[ToolSpec] = []
-        try:
-            for connection, tools in zip(connections, listed, strict=True):
-                if isinstance(tools, BaseException):
-                    raise tools
-                specs += self._routed(connection, tools)
-        except BaseException:
-            await self.aclose()
-            self._connections = None
-            raise
-        return specs
-
-    def _routed(self, connection: _Connection, tools: Sequence[mcp_types.Tool]) -> list[ToolSpec]:
-        server = connection.server
-        lacking = set(server.only) - {tool.name for tool in tools}
-        if lacking:
-            raise ToolError(
-                f"the MCP server {server.name} has no tool {sorted(lacking)[0]!r}; it has "
-                f"{', '.join(sorted(tool.name for tool in tools)) or 'none'}. Correct `only`."
-            )
-        specs = []
-        for tool in tools:
-            if server.only and tool.name not in server.only:
-                continue
-            spec = spec_of(server, tool)
-            if spec.name in self._routes:
-                other = self._routes[spec.name][0].server.name
-                raise ToolError(
-                    f"the MCP servers {other} and {server.name} both have a tool {spec.name!r}. "
-                    "Set `prefix = true` on one of them."
-                )
-            self._routes[spec.name] = (connection, tool.name)
-            specs.append(spec)
-        return specs
-
-    async def call(self, call: ToolCall) -> ToolResult:
-        """Answer a call of any name; a failing, slow or crashed server is a result.
-
-        Raises:
-            ToolError: on the first call, when the servers cannot be started at all.
-        """
-        if self._connections is None:
-            await self.start()
-        started = time.perf_counter()
-        route = self._routes.get(call.name)
-        error: ErrorClass | None
-        if route is None:
-            offered = ", ".join(sorted(self._routes)) or "none"
-            text = error_text("not_found", f"no tool {call.name}; there are: {offered}")
-            error = ErrorClass.NOT_FOUND
-        else:
-            connection, tool = route
-            text, error = await connection.call(tool, call.arguments)
-        return ToolResult(
-            call_id=call.id,
-            name=call.name,
-            text=text,
-            is_error=error is not None,
-            error_class=error,
-            tier=Tier.LIVE,
-            source=Source.LIVE,
-            latency_s=time.perf_counter() - started,
-        )
-
-    def fingerprint(self) -> str:
-        """Return the empty string: MCP has no way to ask a server for its state."""
-        return ""
-
-    async def aclose(self) -> None:
-        """Stop the servers. Safe to call twice."""
-        connections, self._connections = self._connections or [], []
-        self._routes = {}
-        await asyncio.gather(*(connection.aclose() for connection in connections))
-
-
-class McpWorld:
-    """A `World` of MCP servers, whose tasks a person wrote.
-
-    The task file is JSONL of `Task` records. A task with `"tools": []` is offered every tool.
-    `list_scenario` is the scenario in which servers are started to list their tools, for
-    servers that refuse to start without a real one.
-    """
-
-    def __init__(
-        self,
-        servers: Sequence[McpServer],
-        *,
-        namespace: str,
-        tasks: Path | None = None,
-        list_scenario: str = "",
-        call_timeout_s: float = 60.0,
-        start_timeout_s: float = 30.0,
-    ) -> None:
-        self.namespace = namespace
-        self._servers = tuple(servers)
-        self._tasks = tasks
-        self._list_scenario = list_scenario
-        self._call_timeout_s = call_timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._specs: tuple[ToolSpec, ...] | None = None
-
-    @property
-    def specs(self) -> Sequence[ToolSpec]:
-        """Every tool of the servers, asked for once.
-
-        Raises:
-            ToolError: a server cannot be started.
-        """
-        if self._specs is None:
-            # In a thread: the caller may itself stand in an event loop.
-            with ThreadPoolExecutor(max_workers=1) as thread:
-                self._specs = thread.submit(asyncio.run, self._list()).result()
-        return self._specs
-
-    async def _list(self) -> tuple[ToolSpec, ...]:
-        tools = self.open(self._list_scenario)
-        try:
-            return tuple(await tools.start())
-        finally:
-            await tools.aclose()
-
-    def open(self, scenario: str) -> McpTools:
-        """Return fresh tools; servers start with the first call, and a server that cannot raises there."""
-        return McpTools(
-            self._servers,
-            scenario=scenario,
-            call_timeout_s=self._call_timeout_s,
-            start_timeout_s=self._start_timeout_s,
-        )
-
-    def tasks(self, split: Split, *, count: int, seed: int) -> list[Task]:
-        """Return `count` tasks of the split, drawn from the file by `seed`.
-
-        Raises:
-            DataError: no task file, too few tasks in it, or a task of another namespace.
-        """
-        if self._tasks is None:
-            raise DataError(
-                f"the MCP world {self.namespace} has no tasks of its own. Name a JSONL file of tasks (`tasks`)."
-            )
-        found = [task for task in read_jsonl(self._tasks, Task) if task.split is split]
-        for task in found:
-            if task.namespace != self.namespace:
-                raise DataError(
-                    f"{self._tasks}: the task {task.id} is of namespace {task.namespace!r}, these servers are "
-                    f"{self.namespace!r}. Results of two worlds must not mix: correct one of them."
-                )
-        if len(found) < count:
-            raise DataError(
-                f"{self._tasks}: {len(found)} tasks of split {split}, {count} asked for. "
-                "Write more, or ask for fewer."
-            )
-        found.sort(key=lambda task: hashlib.blake2b(f"{seed}/{task.id}".encode()).digest())
-        return [
-            task if task.tools else msgspec.structs.replace(task, tools=tuple(self.specs))
-            for task in found[:count]
-        ]
 
 
 def _one_line(text: str, limit: int = 200) -> str:

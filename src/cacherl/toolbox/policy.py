@@ -46,6 +46,8 @@ class ToolRule(Record, frozen=True, kw_only=True):
     concurrency: Many | None = None
     """Calls of this tool under way at once, within those of its source."""
     retries: Some | None = None
+    hide: bool = False
+    """Do not offer the tool. It keeps its name all the same: hiding one of two renames none."""
 
     def effects(self, declared: Effects) -> Effects:
         """Return the effects of the tool: what is said here, and else what is declared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -170,20 +170,28 @@ class KeptSource:
         await self.source.aclose()
 
 
+AnySource = ToolSource | KeptSource
+
+
 def offered_names(
-    tools: Mapping[str, Sequence[str]], *, prefix: bool = False
+    tools: Mapping[str, Sequence[str]], *, prefix: bool | Collection[str] = False
 ) -> dict[tuple[str, str], str]:
     """Return the name under which each (source, tool) is offered.
 
-    A tool keeps its own name if no other source has it, unless `prefix` is set. The order of the
-    sources does not matter.
+    A tool keeps its own name if no other source has it, unless its source is to be a prefix. The
+    order of the sources does not matter.
+
+    Args:
+        tools: the tools of each source.
+        prefix: the sources whose tools are always offered as `<source>__<tool>`; True for all.
 
     Raises:
         ToolError: two tools would still share a name.
     """
     pairs = [(source, tool) for source, own in tools.items() for tool in own]
     full = {pair: SEPARATOR.join(pair) for pair in pairs}
-    named = full if prefix else {pair: pair[1] for pair in pairs}
+    always = prefix if isinstance(prefix, Collection) else (tools if prefix else ())
+    named = {pair: full[pair] if pair[0] in always else pair[1] for pair in pairs}
     while True:
         held = Counter(named.values())
         shared = {pair for pair in pairs if held[named[pair]] > 1}
@@ -219,12 +227,12 @@ class Toolbox:
     harm (`may_repeat`).
 
     Args:
-        sources: the episode's own; closed with it.
-        shared: asked once, in the episode's event loop, for sources that others use too and that
-            outlive it.
+        sources: the episode's own, closed with it; or what is asked for them once, in the episode's
+            event loop. A `KeptSource` among them is somebody else's: it outlives the episode.
         policy: how calls are made.
         rules: what a person says of tools, by offered name or by `<source>__<tool>`.
-        prefix: offer every tool as `<source>__<tool>`, so that a further source renames none.
+        prefix: the sources whose tools are offered as `<source>__<tool>` even where no other source
+            has them, so that a further source renames none; True for all.
         gates: shared by the episodes whose calls are limited together.
         tally: shared by the episodes that are counted together.
         random: draws the waits before retries.
@@ -232,12 +240,11 @@ class Toolbox:
 
     def __init__(
         self,
-        sources: Sequence[ToolSource],
+        sources: Sequence[AnySource] | Callable[[], Sequence[AnySource]],
         *,
-        shared: Callable[[], Sequence[KeptSource]] = tuple,
         policy: CallPolicy | None = None,
         rules: Mapping[str, ToolRule] | None = None,
-        prefix: bool = False,
+        prefix: bool | Collection[str] = False,
         gates: Gates | None = None,
         tally: Tally | None = None,
         random: Random | None = None,
@@ -248,11 +255,8 @@ class Toolbox:
         self._gates = gates or Gates()
         self._tally = tally or Tally()
         self._random = random or Random(0)  # noqa: S311 - spreads waits, guards nothing
-        self._own = [
-            KeptSource(source, restarts=self._policy.restarts, tally=self._tally)
-            for source in sources
-        ]
-        self._shared = shared
+        self._sources = sources
+        self._own: list[KeptSource] = []
         self._routes: dict[str, _Route] | None = None
         self._starting = asyncio.Lock()
         self._closed = False
@@ -277,7 +281,12 @@ class Toolbox:
             return [route.spec for route in self._routes.values()]
 
     async def _started(self) -> dict[str, _Route]:
-        kept = [*self._own, *self._shared()]
+        kept = []
+        for source in self._sources() if callable(self._sources) else self._sources:
+            if not isinstance(source, KeptSource):
+                source = KeptSource(source, restarts=self._policy.restarts, tally=self._tally)  # noqa: PLW2901
+                self._own.append(source)
+            kept.append(source)
         names = Counter(each.name for each in kept)
         for name, number in names.items():
             if number > 1:
@@ -378,7 +387,8 @@ class Toolbox:
         await self._close_own()
 
     async def _close_own(self) -> None:
-        await asyncio.gather(*(kept.aclose() for kept in self._own))
+        own, self._own = self._own, []
+        await asyncio.gather(*(kept.aclose() for kept in own))
 
 
 def _routes(
@@ -386,13 +396,14 @@ def _routes(
     policy: CallPolicy,
     rules: Mapping[str, ToolRule],
     *,
-    prefix: bool,
+    prefix: bool | Collection[str],
 ) -> dict[str, _Route]:
     names = offered_names(
         {each.name: [spec.name for spec in each.specs] for each in kept}, prefix=prefix
     )
     routes: dict[str, _Route] = {}
-    ruled = set()
+    ruled: set[str] = set()
+    offered_all: list[str] = []
     for each in kept:
         for spec in each.specs:
             offered = names[each.name, spec.name]
@@ -400,6 +411,9 @@ def _routes(
             by = offered if offered in rules else full
             rule = rules.get(by, ToolRule())
             ruled.add(by)
+            offered_all.append(offered)
+            if rule.hide:
+                continue
             routes[offered] = _Route(
                 kept=each,
                 tool=spec.name,
@@ -412,7 +426,7 @@ def _routes(
     for name in rules:
         if name not in ruled:
             raise ToolError(
-                f"something is said of a tool {name!r}, and there is none: the tools are {_listed(routes)}. "
+                f"something is said of a tool {name!r}, and there is none: the tools are {_listed(offered_all)}. "
                 "Correct its name."
             )
     return routes

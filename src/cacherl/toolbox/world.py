@@ -28,6 +28,8 @@ class Place:
     """Given a scenario, returns a source that has not started."""
     by_scenario: bool = False
     """Whether what is opened differs between scenarios: its command or address names one."""
+    prefix: bool = False
+    """Offer its tools as `<name>__<tool>` even where no other source has them."""
 
 
 class ToolboxWorld:
@@ -44,7 +46,6 @@ class ToolboxWorld:
         resets: whether opening a source anew gives a fresh copy of the scenario's state.
         policy: how calls are made. Its limits hold over all episodes together.
         rules: what a person says of tools, by offered name or by `<source>__<tool>`.
-        prefix: offer every tool as `<source>__<tool>`.
         tasks: the tasks, or what reads them when they are first asked for.
         list_scenario: the scenario in which sources are opened to list their tools, for those that
             refuse to start without a real one.
@@ -59,18 +60,16 @@ class ToolboxWorld:
         resets: bool = False,
         policy: CallPolicy | None = None,
         rules: Mapping[str, ToolRule] | None = None,
-        prefix: bool = False,
         tasks: Sequence[Task] | Callable[[], Sequence[Task]] = (),
         list_scenario: str = "",
         seed: int = 0,
     ) -> None:
         self.namespace = namespace
         self.resets = resets
-        self._own = tuple(place for place in places if resets or place.by_scenario)
-        self._common = tuple(place for place in places if place not in self._own)
+        self._places = tuple(places)
         self._policy = policy or CallPolicy()
         self._rules = dict(rules or {})
-        self._prefix = prefix
+        self._prefix = frozenset(place.name for place in places if place.prefix)
         self._tasks = tasks
         self._list_scenario = list_scenario
         self._gates = Gates()
@@ -93,7 +92,7 @@ class ToolboxWorld:
         return self._specs
 
     async def _listed(self) -> tuple[ToolSpec, ...]:
-        every = [place.open(self._list_scenario) for place in (*self._own, *self._common)]
+        every = [place.open(self._list_scenario) for place in self._places]
         tools = Toolbox(every, policy=self._policy, rules=self._rules, prefix=self._prefix)
         try:
             return tuple(await tools.start())
@@ -103,8 +102,7 @@ class ToolboxWorld:
     def open(self, scenario: str) -> Toolbox:
         """Return the tools of one episode; what cannot be started raises with the first call."""
         return Toolbox(
-            [place.open(scenario) for place in self._own],
-            shared=self._kept,
+            lambda: [self._source(place, scenario) for place in self._places],
             policy=self._policy,
             rules=self._rules,
             prefix=self._prefix,
@@ -113,19 +111,18 @@ class ToolboxWorld:
             random=self._random,
         )
 
-    def _kept(self) -> Sequence[KeptSource]:
-        """Return the common sources of the running loop."""
-        if not self._common:
-            return ()
-        loop = asyncio.get_running_loop()
-        if self._shared is None or self._shared.loop is not loop or self._shared.closed:
-            self._shared = _Shared(
-                [
-                    KeptSource(place.open(""), restarts=self._policy.restarts, tally=self._tally)
-                    for place in self._common
-                ]
+    def _source(self, place: Place, scenario: str) -> ToolSource | KeptSource:
+        """Return a source of the episode's own, or the one that the running loop's episodes share."""
+        if self.resets or place.by_scenario:
+            return place.open(scenario)
+        shared = self._shared
+        if shared is None or shared.loop is not asyncio.get_running_loop() or shared.closed:
+            shared = self._shared = _Shared()
+        if place.name not in shared.kept:
+            shared.kept[place.name] = KeptSource(
+                place.open(""), restarts=self._policy.restarts, tally=self._tally
             )
-        return self._shared.kept
+        return shared.kept[place.name]
 
     def tasks(self, split: Split, *, count: int, seed: int) -> list[Task]:
         """Return `count` tasks of the split, drawn by `seed`. A task without tools is offered all.
@@ -170,9 +167,9 @@ class ToolboxWorld:
 class _Shared:
     """Sources that the episodes of one event loop share. They are closed when the loop ends."""
 
-    def __init__(self, kept: Sequence[KeptSource]) -> None:
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.kept = kept
+        self.kept: dict[str, KeptSource] = {}
         # `asyncio.run` cancels every task before it closes the loop: the last moment to let go.
         self._guard = self.loop.create_task(self._guarded())
 
@@ -184,7 +181,7 @@ class _Shared:
         try:
             await self.loop.create_future()
         finally:
-            await asyncio.gather(*(each.aclose() for each in self.kept))
+            await asyncio.gather(*(each.aclose() for each in self.kept.values()))
 
     async def aclose(self) -> None:
         # A task that is cancelled before it began would close nothing.
