@@ -120,7 +120,8 @@ class PriceTable:
             genai_request_timestamp=at,
             price_context={"processing": "batch"} if batched else None,
         )
-        return int(round(price.total_price * NANO))
+        nano: int = round(price.total_price * NANO)
+        return nano
 
     def most_nanodollars(
         self, model: str, *, prompt: int, completion: int, at: datetime, batched: bool = False
