@@ -9,25 +9,37 @@ import msgspec
 
 from cacherl.core.errors import RecipeError
 from cacherl.formats.anthropic_messages import ANTHROPIC
+from cacherl.formats.apigen import APIGEN_MT
 from cacherl.formats.format import Format
+from cacherl.formats.glaive import GLAIVE
+from cacherl.formats.hermes import HERMES
+from cacherl.formats.inspect_logs import INSPECT
+from cacherl.formats.mcp_log import MCP_LOG
 from cacherl.formats.openai_messages import OPENAI, TRL
 from cacherl.formats.openai_responses import RESPONSES
-from cacherl.formats.tau_bench import NAMESPACE, read_tau_bench
-
-TAU_BENCH = Format(
-    name="tau-bench",
-    title="tau-bench v1 result files",
-    licence="MIT",
-    read_file=lambda path, reading: read_tau_bench(
-        path, split=reading.split, namespace=reading.namespace
-    ),
-    sniff=lambda row: "traj" in row and "task_id" in row,
-    trials=True,
-    namespace=NAMESPACE,
-)
+from cacherl.formats.otel import OTEL
+from cacherl.formats.sharegpt import SHAREGPT
+from cacherl.formats.tau2 import TAU2_BENCH
+from cacherl.formats.tau_bench import TAU_BENCH
+from cacherl.formats.toolace import TOOLACE
+from cacherl.formats.toolathlon import TOOLATHLON
+from cacherl.formats.toucan import TOUCAN
+from cacherl.formats.xlam import XLAM
 
 _FORMATS: tuple[Format, ...] = (
     TAU_BENCH,
+    TAU2_BENCH,
+    TOOLATHLON,
+    TOUCAN,
+    APIGEN_MT,
+    XLAM,
+    TOOLACE,
+    HERMES,
+    GLAIVE,
+    SHAREGPT,
+    INSPECT,
+    MCP_LOG,
+    OTEL,
     ANTHROPIC,
     TRL,
     OPENAI,
@@ -55,6 +67,13 @@ def guess(value: Any) -> Format | None:
         try:
             if each.sniff(value):
                 return each
-        except (TypeError, LookupError, AttributeError, ValueError, msgspec.MsgspecError):
+        except (
+            TypeError,
+            LookupError,
+            AttributeError,
+            ValueError,
+            Unreadable,
+            msgspec.MsgspecError,
+        ):
             continue
     return None

@@ -86,10 +86,17 @@ def a_text(value: Any, field: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return what a tool answered as a text: texts as they are, other values as JSON."""
+    """Return what a tool answered as a text: texts as they are, other values as JSON.
+
+    Raises:
+        Unreadable: it is nested too deep to be written.
+    """
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise Unreadable("", "nested too deep") from error
 
 
 def content_text(value: Any, field: str) -> str:
