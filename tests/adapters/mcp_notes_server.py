@@ -155,6 +155,12 @@ async def count_busy() -> str:
     return str(seen)
 
 
+@server.tool(annotations=READS, structured_output=False)
+def process_id() -> str:
+    """Say which process this is."""
+    return str(os.getpid())
+
+
 @server.tool(annotations=READS)
 def show_picture() -> CallToolResult:
     """Answer with more than a text."""

@@ -186,8 +186,10 @@ def test_a_tool_keeps_its_schema_word_for_word() -> None:
         ("Access denied", ErrorClass.PERMISSION),
         ("quantity must be positive", ErrorClass.VALIDATION),
         ("boom", ErrorClass.UNKNOWN),
+        ("[" * 100_000, ErrorClass.UNKNOWN),
         ('{"error": {"code": 7, "message": "no such order"}}', ErrorClass.NOT_FOUND),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_errors_are_classed_by_what_they_say(text: str, expected: ErrorClass) -> None:
     """Only transient errors are kept out of the cache; the others are lessons."""

@@ -178,7 +178,7 @@ def error_class_of(text: str) -> ErrorClass:
     A JSON object with an `error` or `kind` that is one of our classes says it; otherwise its words do,
     the transient ones first: replaying a time-out for ever is worse than asking a live tool again.
     """
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         said = json.loads(text)
         if isinstance(said, dict):
             for name in ("error_class", "error", "kind"):

@@ -146,7 +146,7 @@ def message_of(text: str) -> str:
     """Return the words of an error text that `error_text` wrote, and any other text as it is."""
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     message = said.get("message") if isinstance(said, dict) else None
     return message if isinstance(message, str) else text
