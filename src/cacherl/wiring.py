@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cacherl.augment import ChatReasoner, FunctionReasoner, Reasoner
+from cacherl.cache.lookup.settings import Settings
 from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.sensitive import Profile
 from cacherl.cache.storage.sqlite import Mode
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.models import ChatModel
@@ -47,21 +49,29 @@ def world_of(section: WorldSection) -> World:
     return WORLDS[section.name](section)
 
 
-def open_cache(name: str, *, mode: Mode = "read") -> ToolCache:
+def open_cache(
+    name: str,
+    *,
+    mode: Mode = "read",
+    settings: Settings | None = None,
+    redact: Profile | None = None,
+) -> ToolCache:
     """Open a cache by name: a file, a frozen snapshot, `:memory:`, or `redis://host:port/db?prefix=...`.
+
+    Arguments as `ToolCache.open`.
 
     Raises:
         CacheError: there is no such cache (read), it is damaged, newer or something else.
         MissingExtraError: it is on a server, and the package redis is not installed.
     """
     if "://" not in name:
-        return ToolCache.open(name, mode=mode)
+        return ToolCache.open(name, mode=mode, settings=settings, redact=redact)
     try:
         from cacherl.adapters.redis_store import RedisStore
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "redis", "redis") from error
     store = RedisStore(name, mode=mode)
-    return ToolCache.on(store, name=store.name)
+    return ToolCache.on(store, name=store.name, settings=settings, redact=redact)
 
 
 def policy_of(recipe: Recipe) -> ChatModel:
@@ -176,6 +186,15 @@ def model_path(path: str, beside: Path | None = None) -> str:
             "Hugging Face id."
         )
     return path
+
+
+def token_counter(name: str) -> Callable[[str], int]:
+    """Return how many tokens a text is for a model: a folder, a tokenizer.json, or a Hugging Face id."""
+    try:
+        from cacherl.adapters.token_counter import token_counter as counter
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "tokenizers", "train") from error
+    return counter(model_path(name))
 
 
 def _engine_module() -> Any:

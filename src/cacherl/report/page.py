@@ -82,6 +82,15 @@ def render_report(data: ReportData) -> str:
     Whatever a model, a tool or a task wrote is shown as text: nothing of it is ever markup. The
     page has no script and loads nothing.
     """
+    return str(templates().get_template("page.html.j2").render(_view(data)))
+
+
+def templates() -> Any:
+    """Return the room's templates, escaping whatever is filled in.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
     try:
         import jinja2
     except ImportError as error:
@@ -100,7 +109,7 @@ def render_report(data: ReportData) -> str:
         "count": count,
         "dollars": dollars,
     }
-    return environment.get_template("page.html.j2").render(_view(data))
+    return environment
 
 
 # ---- how values are written ------------------------------------------------------------------

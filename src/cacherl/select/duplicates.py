@@ -34,6 +34,8 @@ GRAM = 8
 """Words of a run that two texts share by more than chance."""
 HELD_OUT_SHARE = 0.5
 """A text repeats a held-out one when they share this much of the shorter one's runs of `GRAM` words."""
+SHARED_RUNS = 6
+"""At least so many, which is 13 words in one piece: a generator's short wordings share less, with other ids."""
 HELD_OUT_LIKENESS = 0.8
 """Or when they are at least this alike, which also finds texts too short for such runs."""
 BOILERPLATE = 20
@@ -169,7 +171,7 @@ class Alike:
 
     def add(self, key: int, sketch: Sketch) -> None:
         """Keep a text under a number that no other has."""
-        self._near.insert(self._as_hash(sketch), key)
+        self._near.insert(key, self._as_hash(sketch))
         self._kept[key] = sketch
 
 
@@ -211,11 +213,13 @@ class HeldOutTexts:
             return f"{self._names[same]}: the same words"
         own = runs(said, GRAM)
         shared = Counter(number for run in own for number in self._holders.get(_short(run), ()))
-        if shared:
-            share, number = min(
-                (-count / min(len(own), self._sizes[number]), number)
-                for number, count in shared.items()
-            )
+        long = [
+            (-count / min(len(own), self._sizes[number]), number)
+            for number, count in shared.items()
+            if count >= SHARED_RUNS
+        ]
+        if long:
+            share, number = min(long)
             if -share >= HELD_OUT_SHARE:
                 return f"{self._names[number]}: {-share:.0%} of its runs of {GRAM} words"
         found = self._alike.find(self._sketcher.of(said))
