@@ -407,6 +407,11 @@ class Episode:
             self._asked[same] -= 1
             self._doubt(turn)
 
+    def doubt(self, turn: Turn) -> None:
+        """Take it that the live world may not have seen a write: its server was started anew, say."""
+        with self._shared.lock:
+            self._doubt(turn)
+
     def _wrote(self, turn: Turn, result: ToolResult) -> None:
         if result.error_class is ErrorClass.TRANSIENT:
             self._doubt(turn)
@@ -466,10 +471,11 @@ class Episode:
         if not result.latency_s:
             result = msgspec.structs.replace(result, latency_s=seconds)
         spec, normal = turn.spec, turn.normal
+        kept = False
         with self._shared.lock:
             self._live_calls += 1
             if not self._touched(self._doubtful, spec, normal):
-                self.cache.record(
+                kept = self.cache.record(
                     self.namespace,
                     self._specs[spec.name],  # as it declares itself
                     turn.call,
@@ -480,7 +486,8 @@ class Episode:
                     occurrence=turn.occurrence,
                     after=None if self._fingerprint is None else self._fingerprint(),
                 )
-        return Answer(result=result, row=_row(result, hit=None, policy=MissPolicy.LIVE))
+        row = _row(result, hit=None, policy=MissPolicy.LIVE)
+        return Answer(result=result, row=row, kept=kept)
 
     # ---- misses
 
@@ -591,6 +598,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     row: LedgerRow
     after: str | None = None
     """The environment's state after the call, where the recording knows it."""
+    kept: bool = False
+    """Whether what the tool answered just now is in the cache."""
 
 
 E = TypeVar("E", bound=enum.Enum)
