@@ -111,12 +111,12 @@ def test_a_parameter_that_a_tool_lacks_is_told() -> None:
 
 def test_variables_are_filled_in_from_the_environment() -> None:
     """Keys live in the environment, and an error about one does not tell another."""
-    environ = {"TOKEN": "sk-1234", "USER": "${TOKEN}"}
+    environ = {"TOKEN": "sk-12345", "USER": "${TOKEN}", "PORT": "80"}
 
     assert filled("Bearer ${TOKEN} $${X} $TOKEN ${USER}", environ, "f") == (
-        "Bearer sk-1234 ${X} $TOKEN ${TOKEN}"
+        "Bearer sk-12345 ${X} $TOKEN ${TOKEN}"
     )
-    assert secrets_in(["Bearer ${TOKEN}", "$${USER}"], environ) == {"sk-1234"}
+    assert secrets_in(["Bearer ${TOKEN}", "$${USER} ${PORT}"], environ) == {"sk-12345"}
     with pytest.raises(RecipeError) as unset:
         filled("${TOKEN}${KEY}", environ, "tools.toml: mcp.search.headers")
     assert "KEY" in str(unset.value)

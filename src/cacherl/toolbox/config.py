@@ -285,7 +285,12 @@ def filled(text: str, environ: Mapping[str, str], where: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
+SECRET_CHARACTERS = 8
+"""No key is shorter, and blotting out every `80` of an answer would spoil it."""
+
+
 def secrets_in(texts: Iterable[str], environ: Mapping[str, str]) -> frozenset[str]:
-    """Return what the `${VAR}`s of some values stand for: nobody may be shown that."""
+    """Return what the `${VAR}`s of some values stand for, where it may be a key."""
     found = {match[2] for text in texts for match in _VARIABLE.finditer(text) if match[2]}
-    return frozenset(environ[name] for name in found if environ.get(name))
+    values = (environ.get(name, "") for name in found)
+    return frozenset(value for value in values if len(value) >= SECRET_CHARACTERS)
