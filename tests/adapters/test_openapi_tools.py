@@ -168,6 +168,7 @@ SPEC: dict[str, Any] = {
                 "html",
                 "long",
                 "slow",
+                "meet",
                 "cut",
                 "moved",
                 "away",
