@@ -14,11 +14,26 @@ from typing import Any
 
 import msgspec
 
-from cacherl.core.messages import Call
+from cacherl.core.messages import (
+    AssistantMessage,
+    Call,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from cacherl.core.records import JsonObject
+from cacherl.core.tasks import Task
 from cacherl.core.tools import ErrorClass
+from cacherl.core.trajectories import Trajectory
 from cacherl.formats.conversation import Builder, Conversation, call_of, looks_like_error
-from cacherl.formats.format import Format, Reading
-from cacherl.formats.openai_messages import declared_tools, result_text, text_of
+from cacherl.formats.format import Format, Reading, Target
+from cacherl.formats.openai_messages import (
+    declared_tools,
+    result_text,
+    sayable,
+    text_of,
+)
 from cacherl.formats.rows import Row, Unreadable
 
 _BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking"})
@@ -135,6 +150,69 @@ def _add_assistant(
             case other:
                 raise Unreadable("content", f"a block of type {other[:40]!r}")
     builder.assistant("\n".join(texts), thinking="\n\n".join(thoughts).strip(), calls=calls)
+
+
+def anthropic_row(task: Task, trajectory: Trajectory) -> JsonObject:
+    """Return a conversation as a request would hold it. A thinking block has no signature: nobody signed it.
+
+    Raises:
+        Unwritable: see `sayable`.
+    """
+    failed = {result.call_id for result in trajectory.results if result.is_error}
+    system: list[str] = []
+    messages: list[JsonObject] = []
+    for message in sayable(trajectory):
+        match message:
+            case SystemMessage():
+                system.append(message.content)
+            case UserMessage():
+                _append(messages, "user", {"type": "text", "text": message.content})
+            case ToolMessage():
+                block: JsonObject = {
+                    "type": "tool_result",
+                    "tool_use_id": message.call_id,
+                    "content": message.content,
+                }
+                if message.call_id in failed:
+                    block["is_error"] = True
+                _append(messages, "user", block)
+            case AssistantMessage():
+                messages.append({"role": "assistant", "content": _blocks(message)})
+    tools = [
+        {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
+        for spec in task.tools
+    ]
+    said = {"system": "\n\n".join(system)} if system else {}
+    return {**said, "messages": messages, **({"tools": tools} if tools else {})}
+
+
+def _append(messages: list[JsonObject], role: str, block: JsonObject) -> None:
+    """Add to the message of this role, or begin one: roles must take turns."""
+    if messages and messages[-1]["role"] == role:
+        messages[-1]["content"].append(block)
+    else:
+        messages.append({"role": role, "content": [block]})
+
+
+def _blocks(message: AssistantMessage) -> list[JsonObject]:
+    blocks: list[JsonObject] = []
+    if message.thinking:
+        blocks.append({"type": "thinking", "thinking": message.thinking, "signature": ""})
+    if message.content:
+        blocks.append({"type": "text", "text": message.content})
+    for call in message.calls:
+        if isinstance(call, ToolCall):
+            said = {"id": call.id, "name": call.name, "input": call.arguments}
+            blocks.append({"type": "tool_use", **said})
+    return blocks
+
+
+ANTHROPIC_FILE = Target(
+    name="anthropic",
+    title="Anthropic messages, one conversation a line",
+    row=anthropic_row,
+    advice="thinking blocks carry no signature: the API takes them back only signed by itself.",
+)
 
 
 def _sniff(value: Any) -> bool:

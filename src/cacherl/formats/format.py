@@ -1,13 +1,15 @@
-"""What a format is: its name, its licence, and how a row or a file of it is read."""
+"""What a format is: its name, its licence, and how a row or a file of it is read or written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cacherl.core.tasks import Split
+from cacherl.core.records import JsonObject
+from cacherl.core.tasks import Split, Task
+from cacherl.core.trajectories import Trajectory
 from cacherl.formats.conversation import UNDETERMINED, Conversation
 from cacherl.formats.rows import Row, Skipped
 
@@ -69,3 +71,32 @@ class Format:
     """Its task ids are its own: rows of one id are rollouts of one task, however the user put it."""
     namespace: str = ""
     """Whose tools these always are; else the name of the file says."""
+
+
+MAX_TOOL_COLUMNS = 256
+"""A table that has a column for every tool cannot have them for more."""
+
+
+class Unwritable(Exception):
+    """A conversation that a format cannot say, or that nobody should learn from. Left out and counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One kind of file that trainers read. Exactly one of `row` and `prompt` is there."""
+
+    name: str
+    """As in `--format NAME`."""
+    title: str
+    """One line for people."""
+    row: Callable[[Task, Trajectory], JsonObject] | None = None
+    """A conversation's row; raises `Unwritable`."""
+    prompt: Callable[[Task, int, Sequence[str]], JsonObject] | None = None
+    """The row of a task to be solved, for reinforcement learning: given its place in the file and the names
+    of all tools of the file (none where they are more than `MAX_TOOL_COLUMNS`)."""
+    schema: Callable[[Sequence[str]], Any] | None = None
+    """The Arrow schema of its Parquet file, given the same names; None where it is JSON lines only."""
+    lines: bool = True
+    """Whether it may be JSON lines."""
+    advice: str = ""
+    """How to read the file, and what to mind."""

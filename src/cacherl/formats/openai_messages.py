@@ -11,19 +11,32 @@ Source: OpenAI API reference, chat completions and fine-tuning; DeepSeek and vLL
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from cacherl.core.messages import Call
+from cacherl.core.messages import (
+    AssistantMessage,
+    Call,
+    MalformedCall,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 from cacherl.core.records import JsonObject
+from cacherl.core.tasks import Task
 from cacherl.core.tools import ErrorClass, ToolSpec
+from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.formats.conversation import Builder, Conversation, call_of, looks_like_error
 from cacherl.formats.declarations import specs_of
-from cacherl.formats.format import Format, Reading
+from cacherl.formats.format import Format, Reading, Target, Unwritable
 from cacherl.formats.rows import Row, Unreadable, mistyped
 from cacherl.formats.written_calls import thought_apart
+from cacherl.render import tool_json
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -338,6 +351,88 @@ _remembered = functools.lru_cache(maxsize=64)(_declared)
 def is_hosted(tool: Any) -> bool:
     """Whether this is a tool that the provider runs, such as `web_search`: nobody declares those."""
     return isinstance(tool, dict) and "type" in tool and not {"function", "name"} & tool.keys()
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def sayable(trajectory: Trajectory) -> tuple[Message, ...]:
+    """Return the messages of a conversation that can be learnt from as it stands.
+
+    Raises:
+        Unwritable: infrastructure failed, nobody answered, a call is malformed (to teach it would be to
+            teach the mistake), or a call has no result and the conversation goes on.
+    """
+    if trajectory.stop in (StopReason.MODEL_FAILED, StopReason.TOOLS_FAILED):
+        raise Unwritable("the model or the tools failed")
+    messages = trajectory.messages
+    turns = [(i, m) for i, m in enumerate(messages) if isinstance(m, AssistantMessage)]
+    if not turns:
+        raise Unwritable("no assistant turn")
+    answered = {m.call_id for m in messages if isinstance(m, ToolMessage)}
+    for place, turn in turns:
+        if any(isinstance(call, MalformedCall) for call in turn.calls):
+            raise Unwritable("a malformed call")
+        if place < len(messages) - 1 and any(call.id not in answered for call in turn.calls):
+            raise Unwritable("a call without a result")
+    return messages
+
+
+def openai_message(message: Message) -> JsonObject:
+    """Return a message as the API takes it; thinking as `reasoning_content`, which OpenAI leaves aside."""
+    match message:
+        case SystemMessage():
+            return {"role": "system", "content": message.content}
+        case UserMessage():
+            return {"role": "user", "content": message.content}
+        case ToolMessage():
+            named = {"name": message.name} if message.name else {}
+            return {
+                "role": "tool",
+                "tool_call_id": message.call_id,
+                **named,
+                "content": message.content,
+            }
+        case AssistantMessage():
+            said: JsonObject = {"role": "assistant", "content": message.content}
+            if message.thinking is not None:
+                said["reasoning_content"] = message.thinking
+            if message.calls:
+                said["tool_calls"] = [_written_call(call) for call in message.calls]
+                said["content"] = message.content or None
+            return said
+
+
+def _written_call(call: Call) -> JsonObject:
+    if isinstance(call, MalformedCall):
+        raise Unwritable("a malformed call")
+    function = {"name": call.name, "arguments": arguments_text(call)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def arguments_text(call: ToolCall) -> str:
+    """Return the arguments as the JSON text that templates print."""
+    return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def openai_row(task: Task, trajectory: Trajectory) -> JsonObject:
+    """Return a conversation as a row of OpenAI messages.
+
+    Raises:
+        Unwritable: see `sayable`.
+    """
+    row: JsonObject = {"messages": [openai_message(m) for m in sayable(trajectory)]}
+    if task.tools:
+        row["tools"] = [msgspec.json.decode(tool_json(spec)) for spec in task.tools]
+    return row
+
+
+OPENAI_FILE = Target(
+    name="openai",
+    title="OpenAI chat messages, one conversation a line",
+    row=openai_row,
+    advice="arguments are JSON text, as the API has them; thinking is reasoning_content.",
+)
 
 
 # ---- what it looks like ----------------------------------------------------------------------
