@@ -147,13 +147,14 @@ class Teacher:
         session = self._expert.start(task, limits=Limits(), seed=body.get("seed") or 0)
         names = {tool["function"]["name"] for tool in body.get("tools") or ()}
         heard: list[Message] = []
+        before: list[Message] = []
+        turn = AssistantMessage()
         for new in turns(body["messages"], names):
             turn = (await session.reply(new)).message
             heard += new
-            last = (list(heard), turn)
+            before = list(heard)
             heard.append(turn)
         session.close()
-        before, turn = last
         message: dict[str, Any] = {"role": "assistant", "content": turn.content or None}
         if self._thinks:
             message["reasoning_content"] = explain(task, before, turn)

@@ -148,7 +148,7 @@ def paid_model(
         MissingExtraError: the client library is not installed.
     """
     try:
-        from cacherl.adapters.any_llm_completions import AnyLLMCompletions
+        from cacherl.adapters.any_llm_completions import AnyLLMBatches, AnyLLMCompletions
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "any-llm-sdk", "teacher") from error
     from cacherl.teacher.assemble import assemble
@@ -156,13 +156,17 @@ def paid_model(
     options = options or TeacherOptions()
     found = Endpoint.parse(name)
 
-    def connect() -> AnyLLMCompletions:
-        return AnyLLMCompletions(
-            found, timeout_s=options.timeout_s, api_key_env=options.api_key_env
-        )
-
-    connect()  # an unknown provider is told before any work starts
-    return assemble(found, connect, journal=journal, options=options, purpose=purpose)
+    how: dict[str, Any] = {"timeout_s": options.timeout_s, "api_key_env": options.api_key_env}
+    # Made here once: an unknown provider, or one without batches, is told before any work starts.
+    (AnyLLMBatches if options.batch else AnyLLMCompletions)(found, **how)
+    return assemble(
+        found,
+        lambda: AnyLLMCompletions(found, **how),
+        lambda: AnyLLMBatches(found, **how),
+        journal=journal,
+        options=options,
+        purpose=purpose,
+    )
 
 
 def endpoint(name: str) -> EndpointChat:

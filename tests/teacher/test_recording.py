@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from cacherl.teacher.chat import EndpointChat
 from cacherl.teacher.options import TeacherOptions
 from cacherl.wiring import paid_model
 from cacherl.worlds.desk import DeskExpert, DeskWorld
-from tests.teacher_server import TeacherServer, Trouble
+from tests.teacher_server import TeacherServer
 
 LIMITS = Limits(max_turns=12, max_turn_tokens=512, max_context_tokens=32_768)
 WORLD = DeskWorld()

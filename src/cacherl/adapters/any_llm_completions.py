@@ -12,11 +12,14 @@ import contextvars
 import email.utils
 import json
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import any_llm
+import msgspec
 import openai
 from any_llm.exceptions import (
     AnyLLMError,
@@ -26,15 +29,21 @@ from any_llm.exceptions import (
     UnsupportedProviderError,
 )
 from any_llm.providers.openai.base import BaseOpenAIProvider
+from any_llm.types.completion import CompletionParams
 
 from cacherl.core.completions import CompletionReply, CompletionRequest
-from cacherl.core.errors import MissingExtraError, RecipeError
+from cacherl.core.errors import CacheRLError, MissingExtraError, RecipeError
 from cacherl.core.records import JsonObject
+from cacherl.teacher.batch import BatchLook
 from cacherl.teacher.failure import EndpointError, Failure
 from cacherl.teacher.lines import digest_of
 from cacherl.teacher.options import Endpoint
 
 CHARS_PER_TOKEN = 4
+
+UPLOAD_S = 600.0
+"""A batch may be hundreds of megabytes."""
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 NAMED = frozenset(
     {
@@ -72,6 +81,10 @@ class _Seen:
             return json.loads(self.content)
         except ValueError:
             return None
+
+
+class _ContextFull(Exception):
+    """The conversation no longer fits."""
 
 
 _SEEN: contextvars.ContextVar[_Seen | None] = contextvars.ContextVar("seen", default=None)
@@ -136,35 +149,53 @@ class AnyLLMCompletions:
             EndpointError: no reply; says of what kind.
         """
         provider = self._connected()
+        try:
+            converted, seen = await self._ask(
+                lambda: provider.acompletion(**self._arguments(request)),
+                timeout_s=self._timeout_s,
+                reply=True,
+            )
+        except _ContextFull:
+            return CompletionReply(message={}, context_full=True)
+        if self._is_openai:
+            if not _is_reply(seen):
+                raise self._unreadable(None, seen)
+            return _read(seen.body(), request, _extra_content(converted))
+        body = converted.model_dump(mode="json", exclude_none=True)
+        return _read(body, request, _extra_content(converted))
+
+    async def _ask(
+        self, call: Callable[[], Awaitable[Any]], *, timeout_s: float, reply: bool = False
+    ) -> tuple[Any, _Seen]:
+        """Return what the call gives and what came over the wire; None where `reply` and only that came.
+
+        Raises:
+            EndpointError: it failed.
+            _ContextFull: it is too long for the model.
+        """
         seen = _Seen()
         token = _SEEN.set(seen)
-        converted: Any = None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                converted = await provider.acompletion(**self._arguments(request))
+            async with asyncio.timeout(timeout_s):
+                return await call(), seen
         except TimeoutError as error:
             raise self._no_answer() from error
         except UnsupportedParameterError as error:
             raise RecipeError(
                 f"{self.name}: {_one_line(str(error))}. Correct the settings."
             ) from error
+        except CacheRLError:
+            raise
         except AnyLLMError as error:
-            if not _is_reply(seen):
-                return self._not_a_reply(error, seen)
+            if reply and _is_reply(seen):
+                return None, seen
+            raise self._failure(error, seen) from error
         except Exception as error:  # any-llm's or a client's own reading: what came decides
-            if not _is_reply(seen):
-                raise self._unreadable(error, seen) from error
+            if reply and _is_reply(seen):
+                return None, seen
+            raise self._unreadable(error, seen) from error
         finally:
             _SEEN.reset(token)
-        if self._is_openai:
-            if not _is_reply(seen):
-                raise self._unreadable(None, seen)
-            return _read(seen.body(), request, _extra_content(converted))
-        return _read(
-            converted.model_dump(mode="json", exclude_none=True),
-            request,
-            _extra_content(converted),
-        )
 
     async def aclose(self) -> None:
         provider, self._provider = self._provider, None
@@ -293,35 +324,37 @@ class AnyLLMCompletions:
             kind=Failure.UNREADABLE,
         )
 
-    def _not_a_reply(self, error: AnyLLMError, seen: _Seen) -> CompletionReply:
-        """Return that the conversation is full, or raise what went wrong."""
+    def _failure(self, error: AnyLLMError, seen: _Seen) -> Exception:
         status = seen.status if seen.status is not None else error.status_code
         original = error.original_exception or error
         if status is None or status < 400:
-            kinds = [type(each).__name__ for each in _causes(original)]
-            if any("Timeout" in kind and "Connect" not in kind for kind in kinds):
-                raise self._no_answer() from error
-            if any("Connect" in kind and kind != "APIConnectionError" for kind in kinds):
-                seen_error = list(_causes(original))[-1]
-                raise EndpointError(
-                    f"{self._where()}: no connection ({self._scrubbed(str(seen_error))}). Start the "
-                    "server, or correct the URL.",
-                    kind=Failure.CONNECTION,
-                ) from error
-            if "APIConnectionError" in kinds:
-                seen_error = list(_causes(original))[-1]
-                raise EndpointError(
-                    f"{self._where()}: the connection broke before the reply was whole "
-                    f"({self._scrubbed(str(seen_error) or kinds[-1])}). Look at the server's log.",
-                    kind=Failure.CUT,
-                ) from error
-            raise self._unreadable(error, seen) from error
+            return self._no_status(original, seen)
         headers = seen.headers or getattr(getattr(original, "response", None), "headers", {}) or {}
         body = seen.body() if seen.content else getattr(original, "body", None)
         words = _words(body, seen.content or str(error).encode())
         if isinstance(error, ContextLengthExceededError) or _is_context_full(status, body, words):
-            return CompletionReply(message={}, context_full=True)
-        raise self._refused(status, words, headers, code=error.code) from error
+            return _ContextFull()
+        return self._refused(status, words, headers, code=error.code)
+
+    def _no_status(self, original: BaseException, seen: _Seen) -> EndpointError:
+        """Return what kept the endpoint from answering; the clients' errors are told apart by name."""
+        causes = list(_causes(original))
+        kinds = [type(each).__name__ for each in causes]
+        root = self._scrubbed(str(causes[-1]) or kinds[-1])
+        if any(kind in ("ConnectError", "ConnectTimeout") for kind in kinds):
+            return EndpointError(
+                f"{self._where()}: no connection ({root}). Start the server, or correct the URL.",
+                kind=Failure.CONNECTION,
+            )
+        if any(kind.endswith(("TimeoutError", "Timeout")) for kind in kinds):
+            return self._no_answer()
+        if "APIConnectionError" in kinds:
+            return EndpointError(
+                f"{self._where()}: the connection broke before the reply was whole ({root}). Look at the "
+                "server's log.",
+                kind=Failure.CUT,
+            )
+        return self._unreadable(Exception(str(original)), seen)
 
     def _refused(
         self, status: int, words: str, headers: Mapping[str, str], *, code: str | None = None
@@ -365,19 +398,214 @@ class AnyLLMCompletions:
         )
 
 
+class AnyLLMBatches(AnyLLMCompletions):
+    """`BatchService` of OpenAI (and servers with its files and batches) and of Anthropic.
+
+    any-llm submits and looks. Two things are done beside it: OpenAI's results are read from their files, since
+    any-llm leaves the file of errors aside and refuses all results for one odd reply; Anthropic's batches are
+    handed to its own client, since any-llm drops their tools.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float = 180.0, api_key_env: str | None = None
+    ) -> None:
+        """As `AnyLLMCompletions`.
+
+        Raises:
+            RecipeError: the provider has no batch endpoint, or none that is known here.
+        """
+        super().__init__(endpoint, timeout_s=timeout_s, api_key_env=api_key_env)
+        if not (self._is_anthropic or (self._is_openai and self._kind.SUPPORTS_BATCH)):
+            raise RecipeError(
+                f"{endpoint.name}: batch mode is known for openai and anthropic only. Leave `batch` out."
+            )
+        self._upload_s = max(timeout_s, UPLOAD_S)
+
+    async def submit(self, name: str, requests: Mapping[str, CompletionRequest]) -> str:
+        provider = self._connected()
+        headers = {"Idempotency-Key": name}
+        if self._is_anthropic:
+            entries = [
+                {"custom_id": digest, "params": self._params(request)}
+                for digest, request in requests.items()
+            ]
+            batch, _ = await self._ask(
+                lambda: provider.client.messages.batches.create(
+                    requests=entries, extra_headers=headers
+                ),
+                timeout_s=self._upload_s,
+            )
+            return str(batch.id)
+        lines = [
+            json.dumps(
+                {
+                    "custom_id": digest,
+                    "method": "POST",
+                    "url": "/v1/chat/completions",
+                    "body": self._body(request),
+                },
+                ensure_ascii=False,
+            )
+            for digest, request in requests.items()
+        ]
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            batch, _ = await self._ask(
+                lambda: provider.acreate_batch(
+                    input_file_path=file.name,
+                    endpoint="/v1/chat/completions",
+                    metadata={"cacherl": name},
+                    extra_headers=headers,
+                ),
+                timeout_s=self._upload_s,
+            )
+        return str(batch.id)
+
+    async def find(self, name: str) -> str | None:
+        provider = self._connected()
+        if self._is_anthropic:
+            raise EndpointError(
+                f"{self.name}: Anthropic's batches carry no name to be found by.",
+                kind=Failure.REFUSED,
+            )
+        batches, _ = await self._ask(
+            lambda: provider.alist_batches(limit=100), timeout_s=self._timeout_s
+        )
+        for batch in batches:
+            if (batch.metadata or {}).get("cacherl") == name:
+                return str(batch.id)
+        return None
+
+    async def look(self, batch_id: str) -> BatchLook:
+        provider = self._connected()
+        batch, _ = await self._ask(
+            lambda: provider.aretrieve_batch(batch_id), timeout_s=self._timeout_s
+        )
+        if batch.status not in ENDED:
+            return BatchLook(status=str(batch.status))
+        replies: dict[str, CompletionReply] = {}
+        failures: dict[str, EndpointError] = {}
+        if self._is_anthropic:
+            results, _ = await self._ask(
+                lambda: provider.aretrieve_batch_results(batch_id), timeout_s=self._upload_s
+            )
+            for item in results.results:
+                if item.result is not None:
+                    body = item.result.model_dump(mode="json", exclude_none=True)
+                    replies[item.custom_id] = _batched(
+                        _read(body, None, _extra_content(item.result))
+                    )
+                else:
+                    failures[item.custom_id] = self._left_out(item.error.code, item.error.message)
+            return BatchLook(status="ended", ended=True, replies=replies, failures=failures)
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if not file_id:
+                continue
+            content, _ = await self._ask(
+                partial(provider.client.files.content, file_id), timeout_s=self._upload_s
+            )
+            for line in content.text.splitlines():
+                if line.strip():
+                    self._entry(json.loads(line), replies, failures)
+        if batch.errors is not None and batch.errors.data:  # refused as a whole
+            words = str(batch.errors.data[0].message)
+            raise self._refused(400, f"batch {batch.status}: {words}", {})
+        return BatchLook(status=str(batch.status), ended=True, replies=replies, failures=failures)
+
+    def _entry(
+        self,
+        entry: Mapping[str, Any],
+        replies: dict[str, CompletionReply],
+        failures: dict[str, EndpointError],
+    ) -> None:
+        """Read one line of a result file."""
+        response = entry.get("response") or {}
+        status, body = response.get("status_code"), response.get("body")
+        digest = str(entry.get("custom_id"))
+        if status == 200 and isinstance(body, dict) and _has_choice(body):
+            replies[digest] = _batched(_read(body, None, None))
+        elif status is not None and status >= 400:
+            words = _words(body, b"")
+            if _is_context_full(status, body, words):
+                replies[digest] = CompletionReply(message={}, context_full=True, batched=True)
+            else:
+                failures[digest] = self._refused(status, words, {})
+        else:
+            error = entry.get("error") or {}
+            failures[digest] = self._left_out(str(error.get("code")), str(error.get("message")))
+
+    def _left_out(self, code: str, words: str) -> EndpointError:
+        again = code in {"api_error", "batch_expired", "expired", "overloaded_error", "canceled"}
+        return EndpointError(
+            f"{self._where()}: no reply in the batch: {code}: {self._scrubbed(words)}. Run the same "
+            "command again, or correct the settings.",
+            kind=Failure.SERVER if again else Failure.REFUSED,
+        )
+
+    def _body(self, request: CompletionRequest) -> JsonObject:
+        """Return the request as OpenAI's API takes it."""
+        new = self._wants_new_name()
+        body: JsonObject = {
+            "model": request.model,
+            "messages": [_without_extras(message) for message in request.messages],
+            "max_completion_tokens" if new else "max_tokens": request.max_tokens,
+            **request.extra,
+        }
+        if request.tools:
+            body["tools"] = list(request.tools)
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.seed is not None:
+            body["seed"] = request.seed
+        return body
+
+    def _params(self, request: CompletionRequest) -> JsonObject:
+        """Return the request as Anthropic's API takes it, put so by any-llm's own conversion."""
+        named = {key: value for key, value in request.extra.items() if key in NAMED}
+        other = {key: value for key, value in request.extra.items() if key not in NAMED}
+        params = CompletionParams(
+            model_id=request.model,
+            messages=list(self._messages(request)),
+            tools=list(request.tools) or None,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            **named,
+        )
+        converted = self._kind._convert_completion_params(params, provider_name="anthropic")
+        return {**converted, **other}
+
+
 # ---------------------------------------------------------------------------------------- reading
 
 
 def _is_reply(seen: _Seen) -> bool:
     if seen.status != 200:
         return False
-    body = seen.body()
+    return _has_choice(seen.body())
+
+
+def _has_choice(body: Any) -> bool:
     return (
         isinstance(body, dict)
         and isinstance(body.get("choices"), list)
         and bool(body["choices"])
         and isinstance(body["choices"][0], dict)
     )
+
+
+def _batched(reply: CompletionReply) -> CompletionReply:
+    return msgspec.structs.replace(reply, batched=True)
+
+
+def _without_extras(message: JsonObject) -> JsonObject:
+    """Return the message without what only any-llm unpacks."""
+    plain = {k: v for k, v in message.items() if k not in ("extra_content", "reasoning_content")}
+    if "tool_calls" in plain:
+        plain["tool_calls"] = [
+            {k: v for k, v in call.items() if k != "extra_content"} for call in plain["tool_calls"]
+        ]
+    return plain
 
 
 def _extra_content(converted: Any) -> JsonObject | None:
@@ -389,15 +617,16 @@ def _extra_content(converted: Any) -> JsonObject | None:
 
 
 def _read(
-    body: Mapping[str, Any], request: CompletionRequest, extra_content: JsonObject | None
+    body: Mapping[str, Any], request: CompletionRequest | None, extra_content: JsonObject | None
 ) -> CompletionReply:
-    """Return a body in OpenAI's format as a reply."""
+    """Return a body in OpenAI's format as a reply; without the request, prompt tokens are not guessed."""
     choice = body["choices"][0]
     message = dict(choice.get("message") or {})
     if "reasoning_content" not in message and isinstance(message.get("reasoning"), str):
         message["reasoning_content"] = message.pop("reasoning")
     if extra_content:
         message["extra_content"] = extra_content
+    sent = [*request.messages, *request.tools] if request is not None else []
     usage = body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     prompt_tokens = usage.get("prompt_tokens")
@@ -405,7 +634,7 @@ def _read(
     return CompletionReply(
         message=message,
         finish_reason=choice.get("finish_reason"),
-        prompt_tokens=_count(prompt_tokens) or _guess([*request.messages, *request.tools]),
+        prompt_tokens=_count(prompt_tokens) or _guess(sent),
         cached_prompt_tokens=_count(details.get("cached_tokens"))
         or _count(usage.get("prompt_cache_hit_tokens")),
         cache_write_prompt_tokens=_count(details.get("cache_write_tokens")),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cacherl.core.completions import Completions
+from cacherl.teacher.batch import Batching, BatchService
 from cacherl.teacher.budget import Budget, Caps, check_priced
 from cacherl.teacher.chat import EndpointChat
 from cacherl.teacher.journal import Book, Journal
@@ -20,12 +21,13 @@ LEDGER = "ledger.json"
 def assemble(
     endpoint: Endpoint,
     connect: Callable[[], Completions],
+    connect_batches: Callable[[], BatchService],
     *,
     journal: Path | None,
     options: TeacherOptions,
     purpose: str,
 ) -> EndpointChat:
-    """Return the model: journal -> retries -> budget -> pace -> what `connect` makes.
+    """Return the model: journal -> retries -> budget -> pace -> what `connect` makes (or batches).
 
     Raises:
         RecipeError: another process has the journal, or a cap in dollars for an unknown price.
@@ -42,12 +44,22 @@ def assemble(
         raise
 
     def stack() -> Completions:
-        paced: Completions = Pace(
-            connect(),
-            book,
-            requests_per_minute=options.requests_per_minute,
-            tokens_per_minute=options.tokens_per_minute,
-        )
+        paced: Completions
+        if options.batch:
+            paced = Batching(
+                connect_batches(),
+                book,
+                pause_s=options.batch_pause_s,
+                size=options.batch_size,
+                poll_s=options.batch_poll_s,
+            )
+        else:
+            paced = Pace(
+                connect(),
+                book,
+                requests_per_minute=options.requests_per_minute,
+                tokens_per_minute=options.tokens_per_minute,
+            )
         caps = Caps(dollars=options.budget_dollars, tokens=options.budget_tokens)
         return Journal(Retries(Budget(paced, book, tally, caps), retries=options.retries), book)
 
