@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from cacherl.cli.terminal import FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
 from cacherl.core.errors import DataError
 from cacherl.core.tasks import Split
 
@@ -79,14 +86,13 @@ def import_command(
         cache=not no_cache,
         force=force,
     )
-    console = Console(stderr=True, highlight=False)
     with Progress(
         TextColumn("import"),
         BarColumn(bar_width=28),
         DownloadColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[found]} conversations"),
-        console=console,
+        console=_stderr(),
     ) as bars:
         bar = bars.add_task("import", total=None, found=0)
         summary = import_files(
@@ -98,6 +104,10 @@ def import_command(
             ),
         )
     click.echo(as_json(summary) if json_out else _told(summary, folder, cached=not no_cache))
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
 
 
 def _told(summary: ImportSummary, folder: Path, *, cached: bool) -> str:
@@ -160,4 +170,71 @@ def replay(folder: Path, json_out: bool) -> None:
         )
 
 
-COMMANDS = (import_command, replay)
+@click.command("export")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    required=True,
+    help="openai, trl, trl-completion, trl-prompt, verl, verl-sft or anthropic.",
+)
+@click.option("--out", type=FILE, required=True, help="A .jsonl (.gz, .zst) or .parquet file.")
+@click.option(
+    "--from",
+    "origin",
+    type=click.Choice(["selected", "augmented", "trajectories"]),
+    help="Which conversations; the furthest there are unless told.",
+)
+@click.option(
+    "--split", type=_SPLIT, default="train", show_default=True, help="Others are held out."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many rows.")
+@JSON
+@example("cacherl export imports/shop --format trl --out train.parquet")
+def export_command(
+    folder: Path,
+    format_name: str,
+    out: Path,
+    origin: str | None,
+    split: str,
+    limit: int | None,
+    json_out: bool,
+) -> None:
+    """Write the conversations or tasks of FOLDER as a file that other people's trainers read.
+
+    Tasks of another split are left out, and so is what nobody should learn from: malformed calls,
+    calls without a result. A card beside the file says what is in it.
+    """
+    from cacherl.exports import ExportOptions, Origin, export_folder
+
+    options = ExportOptions(
+        format_name=format_name,
+        origin=None if origin is None else Origin(origin),
+        split=Split(split),
+        limit=limit,
+    )
+    with Progress(
+        TextColumn("export {task.completed:,.0f} rows"), TimeElapsedColumn(), console=_stderr()
+    ) as bars:
+        bar = bars.add_task("export", total=None)
+        card = export_folder(
+            folder, out, options, on_progress=lambda rows: bars.update(bar, completed=rows)
+        )
+    if json_out:
+        click.echo(as_json(card))
+        return
+    click.echo(
+        f"{card.rows:,} rows of {card.tasks:,} tasks with {card.tools:,} tools from {card.source}: "
+        f"{card.turns:,} turns, {card.thinking:,} with thinking; {card.bytes:,} bytes."
+    )
+    for reason, count in card.left_out.items():
+        click.echo(f"  {count:>8,}  left out: {reason}")
+    licences = ", ".join(f"{_plain(name)} {count:,}" for name, count in card.licences.items())
+    click.echo(f"Licences: {licences or 'see the tasks'}.")
+    if card.advice:
+        click.echo(f"Mind: {card.advice}")
+    click.echo(f"Wrote {out} and {out}.card.json")
+
+
+COMMANDS = (import_command, replay, export_command)

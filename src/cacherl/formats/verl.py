@@ -88,7 +88,7 @@ VERL_FILE = Target(
     prompt=verl_row,
     schema=verl_schema,
     lines=False,
-    advice="set data.return_raw_chat=True; reward_model.ground_truth and extra_info.tools are JSON text.",
+    advice="reward_model.ground_truth, extra_info.tools and extra_info.user_turns are JSON text.",
 )
 VERL_SFT_FILE = Target(
     name="verl-sft",
