@@ -156,6 +156,15 @@ async def count_busy() -> str:
 
 
 @server.tool(annotations=READS, structured_output=False)
+def read_much(characters: int) -> str:
+    """Answer with so much text, and print a line that is no JSON."""
+    if len(sys.argv) < 3:
+        sys.stdout.write("reading much ...\n")
+        sys.stdout.flush()
+    return "x" * characters
+
+
+@server.tool(annotations=READS, structured_output=False)
 def process_id() -> str:
     """Say which process this is."""
     return str(os.getpid())

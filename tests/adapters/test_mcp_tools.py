@@ -24,7 +24,7 @@ from cacherl.core.jsonl import read_jsonl
 from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.models import Limits
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import UNDECLARED, Effects, ErrorClass, Tier
+from cacherl.core.tools import UNDECLARED, Effects, ErrorClass, Tier, ToolSpec
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.record import record
 from cacherl.toolbox.toolbox import Toolbox
@@ -45,6 +45,19 @@ DESK = McpServer(
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "notes.log"
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[str, ToolSpec]:
+    """Return the notebook's tools, listed once: a start costs most of a second."""
+
+    async def listed() -> dict[str, ToolSpec]:
+        source = McpSource(over_stdio())
+        found = {spec.name: spec for spec in await source.start()}
+        await source.aclose()
+        return found
+
+    return asyncio.run(listed())
 
 
 @pytest.fixture
@@ -83,11 +96,9 @@ async def test_an_answer_of_several_blocks_is_kept_whole(source: McpSource) -> N
     assert (wire["structuredContent"], wire["_meta"]) == ({"width": 1}, {"page": 1})
 
 
-async def test_annotations_stand_for_effects_as_far_as_they_go(log: Path) -> None:
+def test_annotations_stand_for_effects_as_far_as_they_go(specs: dict[str, ToolSpec]) -> None:
     """A server that declares nothing of ours still says what it only reads and what it does twice as once."""
-    source = McpSource(over_stdio(log=log))
-    effects = {spec.name: spec.effects for spec in await source.start()}
-    await source.aclose()
+    effects = {name: spec.effects for name, spec in specs.items()}
 
     assert effects["read_note"] == Effects(reads=("*",))
     assert effects["find_pages"] == Effects(reads=("*",), open_world=True)
@@ -97,11 +108,10 @@ async def test_annotations_stand_for_effects_as_far_as_they_go(log: Path) -> Non
     assert effects["count_words"] == Effects(reads=("note:{note_id}",))
 
 
-async def test_what_people_say_wins_over_what_a_server_says_of_itself(log: Path) -> None:
+def test_what_people_say_wins_over_what_a_server_says_of_itself(
+    specs: dict[str, ToolSpec],
+) -> None:
     """Annotations are hints from whoever wrote the server, and some set all of them wrong."""
-    source = McpSource(over_stdio(log=log))
-    specs = {spec.name: spec for spec in await source.start()}
-    await source.aclose()
     settings = parse_settings(
         """
         [tools.write_note]
@@ -120,19 +130,10 @@ async def test_what_people_say_wins_over_what_a_server_says_of_itself(log: Path)
     assert applied("put_note") == specs["put_note"].effects
 
 
-async def test_only_some_tools_may_be_offered(log: Path) -> None:
-    """A server of sixty tools costs every prompt thousands of tokens."""
-    some = dataclasses.replace(over_stdio(log=log), only=("read_note", "sleep"))
-    source = McpSource(some)
-    specs = await source.start()
-    await source.aclose()
-
-    assert [spec.name for spec in specs] == ["read_note", "sleep"]
-
-
 async def test_a_note_put_twice_over_mcp_is_one_state(log: Path) -> None:
-    """What the server annotates reaches the keys of the cache."""
-    tools = Toolbox([McpSource(over_stdio(log=log), scenario="s1")])
+    """What the server annotates reaches the keys of the cache; tools that nobody wants are not offered."""
+    server = dataclasses.replace(over_stdio(log=log), only=("put_note", "read_note"))
+    tools = Toolbox([McpSource(server, scenario="s1")])
     task = Task(
         id="t1",
         split=Split.TRAIN,
@@ -145,6 +146,7 @@ async def test_a_note_put_twice_over_mcp_is_one_state(log: Path) -> None:
         user_turns=("Read n1.",),
         tools=tuple(await tools.start()),
     )
+    assert [spec.name for spec in task.tools] == ["read_note", "put_note"]
     read = ToolCall(id="c1", name="read_note", arguments={"note_id": "n1"})
     put = ToolCall(id="c1", name="put_note", arguments={"note_id": "n1", "text": "new"})
     played = (put, put, read)
@@ -224,6 +226,48 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(source: McpSource, lo
 
     assert logged(log) == ["write_slowly", "write_slowly cancelled"]
     assert still_well.error_class is None
+
+
+async def test_a_server_that_prints_where_it_must_not_is_understood(
+    source: McpSource, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A forgotten `print` in a tool is the commonest fault of stdio servers."""
+    answer = await source.call("read_much", {"characters": 3_000_000})
+
+    assert len(answer.text) == 3_000_000
+    assert capfd.readouterr().err == ""
+
+
+MODERN = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    answer = {"jsonrpc": "2.0", "id": asked["id"]}
+    if asked["method"] == "server/discover":
+        answer["result"] = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+    elif asked["method"] == "tools/list":
+        answer["result"] = {"tools": [{"name": "go", "inputSchema": {"type": "object"}}]}
+    elif asked["method"] == "tools/call":
+        answer["result"] = {"content": [{"type": "text", "text": "gone"}]}
+    else:
+        answer["error"] = {"code": -32601, "message": "Method not found"}
+    if "result" in answer:
+        answer["result"] |= {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+async def test_a_server_without_the_old_handshake_is_discovered() -> None:
+    """MCP of 2026 drops `initialize`; servers that follow it must not need another client."""
+    source = McpSource(McpServer(name="new", command=sys.executable, args=("-c", MODERN)))
+    specs = await source.start()
+    answer = await source.call("go", {})
+    await source.aclose()
+
+    assert [spec.name for spec in specs] == ["go"]
+    assert (answer.text, answer.error_class) == ("gone", None)
 
 
 async def test_a_stuck_server_counts_as_down(log: Path) -> None:
@@ -326,7 +370,9 @@ async def test_over_http_all_is_as_over_stdio(over_http: McpSource) -> None:
     read = await over_http.call("read_note", {"note_id": "n1"})
     missing = await over_http.call("read_note", {"note_id": "n9"})
     picture = await over_http.call("show_picture", {})
+    much = await over_http.call("read_much", {"characters": 3_000_000})
 
+    assert len(much.text) == 3_000_000
     assert read.text == "first note of web"
     assert missing.error_class is ErrorClass.NOT_FOUND
     assert picture.wire is not None

@@ -310,6 +310,31 @@ async def test_one_crash_that_many_calls_met_is_one_restart() -> None:
     assert source.starts == 2
 
 
+@pytest.mark.parametrize("wrote", [False, True])
+async def test_an_episode_whose_writes_are_lost_ends(wrote: bool) -> None:
+    """A server that is started anew has forgotten: what it answers then would be recorded as the truth."""
+    source = Scripted(
+        "a", *([FINE] if wrote else []), CRASHED, FINE, effects=Effects(writes=("x",))
+    )
+    world = ToolboxWorld(
+        [Place(name="a", open=lambda _: source)], namespace="a", resets=True, policy=FAST
+    )
+    tools = world.open("s1")
+    if wrote:
+        assert (await tools.call(call("go"))).text == "fine"
+    met = await tools.call(call("go"))
+
+    assert met.error_class is ErrorClass.TRANSIENT
+    if wrote:
+        with pytest.raises(
+            ToolError, match=r"a went down and has lost what this episode wrote \(it died\)"
+        ):
+            await tools.call(call("go"))
+    else:
+        assert (await tools.call(call("go"))).text == "fine"
+    await tools.aclose()
+
+
 async def test_what_cannot_be_started_raises_and_leaves_nothing_running() -> None:
     """No episode can be played without its tools."""
     good = Scripted("good", tools=["other"])
@@ -456,6 +481,8 @@ def test_episodes_share_a_server_whose_state_lies_outside_anyway(tmp_path: Path)
     assert one != two  # each loop has started its own ...
     for number in (one, two):
         assert not is_alive(number)  # ... and none is left behind
+    # What a recording did to the tools, over all its episodes, is part of its report.
+    assert world.report().tools["read_note"] == ToolCounts(calls=4)
 
 
 async def test_a_shared_server_can_be_stopped_and_starts_again(tmp_path: Path) -> None:
@@ -469,19 +496,6 @@ async def test_a_shared_server_can_be_stopped_and_starts_again(tmp_path: Path) -
 
     assert not is_alive(first)
     assert first != second
-
-
-async def test_a_world_counts_over_its_episodes(tmp_path: Path) -> None:
-    """What a recording did to the tools is part of its report."""
-    world = notes_world(tmp_path / "log", resets=False)
-    for scenario in ("s1", "s2"):
-        tools = world.open(scenario)
-        await tools.call(call("read_note", note_id="n1"))
-        await tools.call(call("read_note", note_id="n9"))
-        await tools.aclose()
-    await world.aclose()
-
-    assert world.report().tools == {"read_note": ToolCounts(calls=4, errors=2)}
 
 
 async def test_a_world_lists_its_tools_even_inside_an_event_loop(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Source: Model Context Protocol, 2025-11-25, basic/transports and basic/lifecycle
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -43,8 +44,21 @@ PING_S = 5.0
 _WORDS_KEPT = 1 << 20
 """Bytes of a server's stderr on disk; a run of hours must not fill it."""
 
+_IDLE_S = 2.0
+"""A connection unused for longer is opened anew. Servers drop theirs after 5 s or more, and a call sent
+into that moment would count as one that may have run."""
+
+_LONGEST = 256 << 20
+"""Bytes of one answer over HTTP; the client's own limit of 1 MiB would lose the connection."""
+
 _TOLD = "cacherl"
 """In the data of an error: it was written here, by `_Client`, and says what became of the request."""
+
+
+for _name in ("mcp", "client"):
+    # What its loggers have to say of servers that print lines which are no JSON, with tracebacks, would
+    # otherwise end up between the bars of a terminal. Whoever configures logging still gets it.
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,10 +330,16 @@ class _Link:
         server = self.server
         if server.url is not None:
             # A tool may take hours; limits are the caller's.
-            timeout = httpx2.Timeout(30.0, read=None)
+            client = _Client(
+                headers=dict(server.headers),
+                timeout=httpx2.Timeout(30.0, read=None),
+                limits=httpx2.Limits(max_keepalive_connections=20, keepalive_expiry=_IDLE_S),
+            )
             async with (
-                _Client(headers=dict(server.headers), timeout=timeout) as client,
-                streamable_http_client(server.url, http_client=client) as streams,
+                client,
+                streamable_http_client(
+                    server.url, http_client=client, max_sse_event_size=_LONGEST
+                ) as streams,
             ):
                 yield streams
             return
@@ -449,7 +469,7 @@ class _Client(httpx2.AsyncClient):
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         try:
             response = await super().send(request, **options)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             return _told(request, f"connection refused: {error}", sent=False, gone=True)
         except httpx2.TransportError as error:
             why = str(error) or type(error).__name__

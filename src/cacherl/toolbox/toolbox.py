@@ -113,7 +113,8 @@ class KeptSource:
         self._starts = 0
         self._fruitless = 0
         """Restarts since the last answered call."""
-        self._last_words = ""
+        self.last_words = ""
+        """What it said when it last went down."""
 
     @property
     def name(self) -> str:
@@ -122,7 +123,12 @@ class KeptSource:
     @property
     def given_up(self) -> bool:
         """Whether it keeps going down and will not be started again."""
-        return not self._up and self._starts > 0 and self._fruitless >= self._allowed
+        return self.went_down and self._fruitless >= self._allowed
+
+    @property
+    def went_down(self) -> bool:
+        """Whether it has been running and does no longer."""
+        return self._starts > 0 and not self._up
 
     async def ready(self) -> Sequence[ToolSpec]:
         """Start the source unless it runs, and return its tools.
@@ -136,7 +142,7 @@ class KeptSource:
             if self.given_up:
                 raise ToolError(
                     f"{self.name} went down {self._fruitless + 1} times with no answered call between, and "
-                    f"stays down (the last time: {self._last_words or 'it said nothing'}). "
+                    f"stays down (the last time: {self.last_words or 'it said nothing'}). "
                     "Mend it, or allow more `restarts` in the policy."
                 )
             self.specs = await self.source.start()
@@ -162,7 +168,7 @@ class KeptSource:
             self._fruitless = 0
         elif started_as == self._starts:  # else somebody has started it again since
             self._up = False
-            self._last_words = message_of(answer.text)
+            self.last_words = message_of(answer.text)
         return answer
 
     async def aclose(self) -> None:
@@ -233,6 +239,8 @@ class Toolbox:
         rules: what a person says of tools, by offered name or by `<source>__<tool>`.
         prefix: the sources whose tools are offered as `<source>__<tool>` even where no other source
             has them, so that a further source renames none; True for all.
+        keeps_state: whether the sources hold the episode's state in themselves. One that went down
+            after a write has then lost it, and is not started again for this episode.
         gates: shared by the episodes whose calls are limited together.
         tally: shared by the episodes that are counted together.
         random: draws the waits before retries.
@@ -245,6 +253,7 @@ class Toolbox:
         policy: CallPolicy | None = None,
         rules: Mapping[str, ToolRule] | None = None,
         prefix: bool | Collection[str] = False,
+        keeps_state: bool = False,
         gates: Gates | None = None,
         tally: Tally | None = None,
         random: Random | None = None,
@@ -252,6 +261,8 @@ class Toolbox:
         self._policy = policy or CallPolicy()
         self._rules = rules or {}
         self._prefix = prefix
+        self._keeps_state = keeps_state
+        self._wrote: set[str] = set()
         self._gates = gates or Gates()
         self._tally = tally or Tally()
         self._random = random or Random(0)  # noqa: S311 - spreads waits, guards nothing
@@ -281,12 +292,8 @@ class Toolbox:
             return [route.spec for route in self._routes.values()]
 
     async def _started(self) -> dict[str, _Route]:
-        kept = []
-        for source in self._sources() if callable(self._sources) else self._sources:
-            if not isinstance(source, KeptSource):
-                source = KeptSource(source, restarts=self._policy.restarts, tally=self._tally)  # noqa: PLW2901
-                self._own.append(source)
-            kept.append(source)
+        sources = self._sources() if callable(self._sources) else self._sources
+        kept = [self._kept(source) for source in sources]
         names = Counter(each.name for each in kept)
         for name, number in names.items():
             if number > 1:
@@ -297,12 +304,19 @@ class Toolbox:
                 raise outcome
         return _routes(kept, self._policy, self._rules, prefix=self._prefix)
 
+    def _kept(self, source: AnySource) -> KeptSource:
+        if isinstance(source, KeptSource):
+            return source
+        own = KeptSource(source, restarts=self._policy.restarts, tally=self._tally)
+        self._own.append(own)
+        return own
+
     async def call(self, call: ToolCall) -> ToolResult:
         """Answer a call of any name; a failing, slow or crashing source is a result.
 
         Raises:
-            ToolError: a source cannot be started, or keeps going down: nothing it would answer in
-                this episode says anything about who called.
+            ToolError: a source cannot be started, keeps going down, or has lost what this episode
+                wrote: nothing it would answer says anything about who called.
         """
         if self._routes is None:
             await self.start()
@@ -316,6 +330,8 @@ class Toolbox:
         answer, latency_s = await self._answered(call, route)
         if answer.error_class is not None:
             self._tally.count(call.name, "errors")
+        elif route.spec.effects.writes:
+            self._wrote.add(route.kept.name)
         return _result(call, answer, latency_s)
 
     async def _answered(self, call: ToolCall, route: _Route) -> tuple[Answer, float]:
@@ -324,6 +340,7 @@ class Toolbox:
         attempt = 0
         while True:
             attempt += 1
+            self._require_state(route.kept)
             answer: Answer | None
             failure: ToolError | None = None
             try:
@@ -347,6 +364,13 @@ class Toolbox:
                 return answer, latency_s
             self._tally.count(call.name, "retries")
             await asyncio.sleep(wait or 0.0)
+
+    def _require_state(self, kept: KeptSource) -> None:
+        if self._keeps_state and kept.went_down and kept.name in self._wrote:
+            raise ToolError(
+                f"{kept.name} went down and has lost what this episode wrote ({kept.last_words or 'it said nothing'}). "
+                "Play the episode again; if its state lies elsewhere, set `resets = false`."
+            )
 
     async def _attempt(self, call: ToolCall, route: _Route, asked: float) -> tuple[Answer, float]:
         kept, effects = route.kept, route.spec.effects

@@ -106,6 +106,7 @@ class ToolboxWorld:
             policy=self._policy,
             rules=self._rules,
             prefix=self._prefix,
+            keeps_state=self.resets,
             gates=self._gates,
             tally=self._tally,
             random=self._random,
