@@ -22,7 +22,7 @@ from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable
 from cacherl.formats.turns import AssistantTurn, answer, entries_of
 from cacherl.formats.written_calls import call_in
-from cacherl.formats.written_values import a_text, an_object, literal
+from cacherl.formats.written_values import a_text, an_object, as_text, literal
 
 NAME = "apigen-mt"
 LICENCE = "CC-BY-NC-4.0"
@@ -95,7 +95,8 @@ def _thought(call: Call) -> str | None:
 
 def _sniff(value: Any) -> bool:
     tags = {each["from"] for each in value["conversations"]}
-    return {"tools", "system"} <= value.keys() and "function_call" in tags and "id" not in value
+    # In all else it is ShareGPT.
+    return "function_call" in tags and f'"{THINK}"' in as_text(value["tools"])
 
 
 APIGEN_MT = Format(

@@ -29,7 +29,7 @@ from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import MAX_ROW_BYTES, Row, Unreadable, rows_of, sample_of
 from cacherl.formats.written_calls import thought_apart
-from cacherl.formats.written_values import a_list, a_text, an_object, as_text
+from cacherl.formats.written_values import a_count, a_list, a_text, an_object, as_text
 
 NAME = "inspect"
 ROWS = "samples"
@@ -111,7 +111,7 @@ def _conversation(row: Row, reading: Reading, about: JsonObject) -> Conversation
         family=task_name,
         language=reading.language,
         split=reading.split,
-        rollout=epoch - 1 if isinstance(epoch, int) and epoch > 0 else 0,
+        rollout=max(0, a_count(epoch) - 1),
         policy=model if isinstance(model, str) else reading.policy,
         notes=_notes(sample),
     )

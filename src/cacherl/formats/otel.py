@@ -41,7 +41,7 @@ from cacherl.formats.conversation import Builder, Conversation, call_of
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.rows import Row, Unreadable, rows_of
-from cacherl.formats.written_values import as_text, decoded
+from cacherl.formats.written_values import a_count, as_text, decoded
 from cacherl.toolbox.mcp_results import error_class_of
 
 NAME = "otel"
@@ -94,7 +94,9 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
         return _KINDS.get(kind, "") if isinstance(kind, str) else ""
 
 
-def spans_in(value: Any, where: str, reading: Reading, depth: int = 0) -> Iterator[Span]:
+def spans_in(
+    value: Any, where: str, reading: Reading, within: str = "", depth: int = 0
+) -> Iterator[Span]:
     """Yield the agents' spans of an export, of a part of one, or of a span alone.
 
     What is no span inside an export is reported, and the others are read.
@@ -109,10 +111,11 @@ def spans_in(value: Any, where: str, reading: Reading, depth: int = 0) -> Iterat
         if not isinstance(held, list) or depth > 3:
             continue
         for place, each in enumerate(held):
+            here = f"{within}{inner}[{place}]"
             try:
-                yield from spans_in(each, where, reading, depth + 1)
+                yield from spans_in(each, where, reading, f"{here}.", depth + 1)
             except Unreadable as error:
-                reading.skip(where, f"{inner}[{place}].{error.field}".rstrip("."), error.problem)
+                reading.skip(where, f"{here}.{error.field}".rstrip("."), error.problem)
         return
     span = _span(value)
     if span.operation() in (*_CHAT, *_AGENT, _TOOL):
@@ -466,13 +469,9 @@ def _note_span(chain: _Chain, span: Span) -> None:
         if not chain.model and isinstance(attributes.get(key), str):
             chain.model = attributes[key]
     for key in ("gen_ai.usage.input_tokens", "llm.token_count.prompt"):
-        chain.input_tokens += _count(attributes.get(key))
+        chain.input_tokens += a_count(attributes.get(key))
     for key in ("gen_ai.usage.output_tokens", "llm.token_count.completion"):
-        chain.output_tokens += _count(attributes.get(key))
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+        chain.output_tokens += a_count(attributes.get(key))
 
 
 def _structured_or_text(value: Any) -> Any:

@@ -30,7 +30,7 @@ from cacherl.formats.format import Format, Reading
 from cacherl.formats.inferred import CallsSeen
 from cacherl.formats.rows import Row, Unreadable, bare_name, rows_of, sample_of
 from cacherl.formats.written_calls import thought_apart
-from cacherl.formats.written_values import a_list, a_text, an_object
+from cacherl.formats.written_values import a_count, a_list, a_text, an_object
 from cacherl.toolbox.mcp_results import error_class_of
 
 NAME = "tau2-bench"
@@ -227,7 +227,6 @@ def _conversation(
         _at(info, "environment_info", "domain_name"),
         _at(info, "agent_info", "llm"),
     )
-    trial = simulation.get("trial")
     return builder.build(
         task_id=f"{reading.namespace}-{said_id}",
         tools=tools,
@@ -235,7 +234,7 @@ def _conversation(
         language="en",
         split=reading.split,
         scenario=str(said_id),
-        rollout=trial if isinstance(trial, int) else 0,
+        rollout=a_count(simulation.get("trial")),
         policy=model if isinstance(model, str) else reading.policy or bare_name(path),
         gold=_gold(tasks.get(str(said_id))),
         stop=_STOPS.get(ended) if isinstance(ended, str) else None,

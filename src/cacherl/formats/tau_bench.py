@@ -26,7 +26,7 @@ from cacherl.formats.conversation import Builder, Conversation, call_of
 from cacherl.formats.format import Format, Reading
 from cacherl.formats.inferred import CallsSeen
 from cacherl.formats.rows import Row, Skipped, Unreadable, bare_name, rows_of
-from cacherl.formats.written_values import a_list, a_text, an_object
+from cacherl.formats.written_values import a_count, a_list, a_text, an_object
 
 NAME = "tau-bench"
 LICENCE = "MIT"
@@ -200,7 +200,7 @@ class _Record:
             language="en",
             split=reading.split,
             scenario=self.task_id,
-            rollout=trial if isinstance(trial, int) else 0,
+            rollout=a_count(trial),
             policy=reading.policy or bare_name(path),
             gold=self._gold(),
             # A conversation may also end in a hand-over to a person, which is a call.

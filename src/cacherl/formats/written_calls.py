@@ -108,7 +108,10 @@ def _glaive_call(text: str) -> Call:
     found = _QUOTED.fullmatch(text)
     if found is None:
         return _named(text)
-    name, arguments = literal(found[1]), found[2]
+    try:
+        name, arguments = literal(found[1]), found[2]
+    except ValueError as error:
+        return MalformedCall(id="", text=text, problem=f"name: {error}")
     for each in (arguments, arguments.replace("\\'", "'")):
         try:
             value = decoded(each)

@@ -85,6 +85,11 @@ def a_text(value: Any, field: str) -> str:
     return value
 
 
+def a_count(value: Any) -> int:
+    """Return the value if it is a whole number from 0, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
 def as_text(value: Any) -> str:
     """Return what a tool answered as a text: texts as they are, other values as JSON.
 
