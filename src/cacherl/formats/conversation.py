@@ -28,7 +28,7 @@ from cacherl.core.tools import (
     undeclared,
 )
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.formats.rows import Row, Unreadable
+from cacherl.formats.rows import NO_JSON, Row, Unreadable
 
 Conversation = tuple[Task, Trajectory]
 
@@ -265,7 +265,7 @@ def call_of(name: object, arguments: object, *, id: str = "") -> Call:
     if isinstance(arguments, str):
         try:
             value = msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NO_JSON as error:
             return MalformedCall(id=id, text=f"{name}({arguments})", problem=f"no JSON: {error}")
         if isinstance(value, dict):
             return ToolCall(id=id, name=name, arguments=value)

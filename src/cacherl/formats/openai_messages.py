@@ -34,7 +34,7 @@ from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.formats.conversation import Builder, Conversation, call_of, looks_like_error
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading, Target, Unwritable
-from cacherl.formats.rows import Row, Unreadable, mistyped
+from cacherl.formats.rows import NO_JSON, Row, Unreadable, mistyped
 from cacherl.formats.written_calls import thought_apart
 from cacherl.render import tool_json
 
@@ -145,7 +145,7 @@ def _listed(said: _Messages | str, field: str) -> _Messages:
         return _MESSAGES.decode(said)
     except msgspec.ValidationError as error:
         raise mistyped(error, field) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+    except NO_JSON as error:
         raise Unreadable(field, "text, and no JSON list of messages") from error
 
 
@@ -206,7 +206,7 @@ def _decoded(decoder: msgspec.json.Decoder[Any], text: str, field: str) -> Any:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         raise mistyped(error, field) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+    except NO_JSON as error:
         raise Unreadable(field, "text, and no JSON") from error
 
 
@@ -337,7 +337,7 @@ def _declared(said: bytes) -> tuple[ToolSpec, ...]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        except NO_JSON as error:
             raise Unreadable("tools", "text, and no JSON list of tools") from error
     if isinstance(value, list):
         value = [each for each in value if not is_hosted(each)]
