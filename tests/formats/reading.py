@@ -53,6 +53,13 @@ def read_rows(kind: Format, folder: Path, *rows: Any) -> tuple[list[Conversation
     return read(kind, path)
 
 
+def read_object(kind: Format, folder: Path, value: Any) -> tuple[list[Conversation], list[Skipped]]:
+    """Return what a file of one JSON object holds."""
+    path = folder / "results.json"
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    return read(kind, path)
+
+
 def read_one(kind: Format, folder: Path, row: Any) -> Conversation:
     """Return the one conversation of a row."""
     found, skipped = read_rows(kind, folder, row)
@@ -90,6 +97,16 @@ def said(trajectory: Trajectory) -> list[tuple[str, str]]:
     return [
         (type(m).__name__.removesuffix("Message").lower(), m.content) for m in trajectory.messages
     ]
+
+
+def texts(trajectory: Trajectory) -> list[str]:
+    """Return what every call was answered."""
+    return [result.text for result in trajectory.results]
+
+
+def thoughts(trajectory: Trajectory) -> list[str | None]:
+    """Return the thinking of every turn of the model."""
+    return [m.thinking for m in trajectory.messages if isinstance(m, AssistantMessage)]
 
 
 def check(task: Task, trajectory: Trajectory) -> None:

@@ -16,6 +16,11 @@ WEATHER: dict[str, Any] = {
 }
 
 
+OSLO = ("get_weather", {"city": "Oslo"})
+BERGEN = ("get_weather", {"city": "Bergen"})
+"""The calls that most samples make."""
+
+
 def function(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": tool}
 
