@@ -24,6 +24,10 @@ from cacherl.token_chat import Engine, TokenChat
 
 if TYPE_CHECKING:
     from cacherl.adapters.trl_trainer import TRLTrainer
+    from cacherl.core.sources import ToolSource
+    from cacherl.core.tasks import Task
+    from cacherl.toolbox.config import McpSection, OpenApiSection, PythonSection, ToolsFile
+    from cacherl.toolbox.world import ToolboxWorld
 
 
 def _desk(section: WorldSection) -> World:
@@ -279,3 +283,201 @@ def trainer_of(recipe: Recipe) -> TRLTrainer:
 def prepare_cpu(threads: int) -> None:
     """Let torch use this many CPU threads; 0 leaves it its own choice."""
     _engine_module().prepare_cpu(threads)
+
+
+# ---- live tools --------------------------------------------------------------------------------
+
+
+def toolbox_world(
+    path: Path, tasks: Path | None = None, *, scenario: str | None = None
+) -> ToolboxWorld:
+    """Return the tools of a `tools.toml`, with the tasks of a file. Nothing is started yet.
+
+    Args:
+        path: the `tools.toml`.
+        tasks: a file that `written_tasks` can read; without one the world has no tasks.
+        scenario: over the file's own.
+
+    Raises:
+        RecipeError: the file is wrong, or a `${VAR}` of it is not set.
+        MissingExtraError: a package that its sources need is not installed.
+    """
+    from cacherl.toolbox.config import read_tools
+
+    return live_tools(read_tools(path), path, tasks, scenario=scenario)
+
+
+def live_tools(
+    tools: ToolsFile,
+    path: Path,
+    tasks: Path | None = None,
+    *,
+    scenario: str | None = None,
+    on_open: Callable[[ToolSource], None] | None = None,
+) -> ToolboxWorld:
+    """Return what a `tools.toml` says as a world.
+
+    Args:
+        tools: what it says.
+        path: the file: its folder is where relative paths start, its name stands in errors.
+        tasks: see `toolbox_world`.
+        scenario: see `toolbox_world`.
+        on_open: told of every source before it starts.
+    """
+    from cacherl.toolbox.world import Place, ToolboxWorld
+
+    def opening(open_: Callable[[str], ToolSource]) -> Callable[[str], ToolSource]:
+        def opened(scenario: str) -> ToolSource:
+            source = open_(scenario)
+            if on_open is not None:
+                on_open(source)
+            return source
+
+        return opened
+
+    sections: dict[str, McpSection | PythonSection | OpenApiSection] = {
+        **tools.mcp,
+        **tools.python,
+        **tools.openapi,
+    }
+    places = []
+    for name, section in sections.items():
+        open_, by_scenario = _source(name, section, path)
+        places.append(
+            Place(name=name, open=opening(open_), by_scenario=by_scenario, prefix=section.prefix)
+        )
+    world = ToolboxWorld(
+        places,
+        namespace=tools.namespace,
+        resets=tools.resets,
+        policy=tools.policy,
+        rules=tools.tools,
+        tasks=(lambda: written_tasks(tasks, world)) if tasks is not None else (),
+        list_scenario=tools.scenario if scenario is None else scenario,
+    )
+    return world
+
+
+def written_tasks(
+    path: Path, world: ToolboxWorld, *, system: str | None = None, language: str | None = None
+) -> list[Task]:
+    """Return the tasks of a person's file, for the tools of a world.
+
+    Args:
+        path: `.jsonl`, `.txt` or `.csv`; see `toolbox.written_tasks`.
+        world: lists its tools, which may start servers.
+        system: what the model is told, for tasks that do not say.
+        language: of tasks that name none.
+
+    Raises:
+        DataError: a line cannot be used; says which and why.
+        ToolError: the tools cannot be listed.
+    """
+    from cacherl.toolbox.written_tasks import SYSTEM, UNDETERMINED, read_tasks
+
+    return read_tasks(
+        path,
+        namespace=world.namespace,
+        tools=world.specs,
+        system=SYSTEM if system is None else system,
+        scenario=world.list_scenario,
+        language=UNDETERMINED if language is None else language,
+    )
+
+
+def _source(
+    name: str, section: McpSection | PythonSection | OpenApiSection, path: Path
+) -> tuple[Callable[[str], ToolSource], bool]:
+    """Return how to open one source, and whether it differs between scenarios."""
+    from cacherl.toolbox.config import McpSection, PythonSection
+
+    match section:
+        case PythonSection():
+            from cacherl.toolbox.functions import FunctionSource
+
+            python = section
+            # Cheap to open, and `open_tools` may look at the scenario.
+            return (
+                lambda scenario: FunctionSource(
+                    name,
+                    python.module,
+                    folder=path.parent,
+                    scenario=scenario,
+                    only=python.only,
+                )
+            ), True
+        case McpSection():
+            return _mcp_source(name, section, path)
+        case _:
+            return _openapi_source(name, section, path)
+
+
+def _mcp_source(
+    name: str, section: McpSection, path: Path
+) -> tuple[Callable[[str], ToolSource], bool]:
+    from cacherl.toolbox.config import filled, secrets_in
+
+    try:
+        from cacherl.adapters.mcp_tools import McpServer, McpSource
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "mcp", "mcp") from error
+
+    def fill(text: str, key: str) -> str:
+        return filled(text, os.environ, f"{path}: mcp.{name}.{key}")
+
+    folder = path.parent.resolve()
+    command = None if section.command is None else fill(section.command, "command")
+    if command is not None and "/" in command:
+        command = str(folder / command)
+    texts = (section.url or "", *section.args, *section.env.values(), *section.headers.values())
+    server = McpServer(
+        name=name,
+        command=command,
+        args=tuple(fill(each, "args") for each in section.args),
+        env={key: fill(value, f"env.{key}") for key, value in section.env.items()},
+        cwd=None if command is None else str(folder / fill(section.cwd or "", "cwd")),
+        url=None if section.url is None else fill(section.url, "url"),
+        headers={key: fill(value, f"headers.{key}") for key, value in section.headers.items()},
+        only=section.only,
+        start_timeout_s=section.start_timeout_s,
+        secrets=secrets_in(texts, os.environ),
+    )
+    return (lambda scenario: McpSource(server, scenario=scenario)), server.by_scenario
+
+
+def _openapi_source(
+    name: str, section: OpenApiSection, path: Path
+) -> tuple[Callable[[str], ToolSource], bool]:
+    from cacherl.toolbox.config import filled, secrets_in
+
+    try:
+        from cacherl.adapters.openapi_tools import OpenApiSource
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "httpx", "http") from error
+
+    def fill(text: str, key: str) -> str:
+        return filled(text, os.environ, f"{path}: openapi.{name}.{key}")
+
+    sent = {**section.headers, **section.query}
+    spec, server = fill(section.spec, "spec"), fill(section.server or "", "server")
+    headers = {key: fill(value, f"headers.{key}") for key, value in section.headers.items()}
+    query = {key: fill(value, f"query.{key}") for key, value in section.query.items()}
+    secrets = secrets_in((section.spec, *sent.values()), os.environ)
+    by_scenario = any("{scenario}" in text for text in (server, *sent.values()))
+
+    def open_(scenario: str) -> OpenApiSource:
+        def here(text: str) -> str:
+            return text.replace("{scenario}", scenario)
+
+        return OpenApiSource(
+            name,
+            spec,
+            folder=path.parent,
+            server=here(server) or None,
+            headers={key: here(value) for key, value in headers.items()},
+            query={key: here(value) for key, value in query.items()},
+            only=section.only,
+            secrets=secrets,
+        )
+
+    return open_, by_scenario

@@ -97,7 +97,11 @@ class ToolsFile(Record, frozen=True, kw_only=True):
     """Everything a `tools.toml` says."""
 
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
+    """Part of every cache key."""
     resets: bool = False
+    """Whether every episode starts on a fresh state."""
+    scenario: str = ""
+    """What `{scenario}` stands for where a task names none, and when tools are listed."""
     policy: CallPolicy = CallPolicy()
     """Holds for every tool unless `[tools.NAME]` says otherwise."""
     mcp: dict[str, McpSection] = {}
@@ -175,7 +179,7 @@ def tools_of(data: JsonObject, where: str) -> ToolsFile:
         rest = msgspec.convert(plain, _Plain)
     except msgspec.ValidationError as error:
         raise RecipeError(f"{where}: {_told(error)}. Correct that key.") from error
-    tools = ToolsFile(namespace=rest.namespace, resets=rest.resets, **found)
+    tools = ToolsFile(**msgspec.structs.asdict(rest), **found)
     _check_names(tools, where)
     return tools
 
@@ -183,6 +187,7 @@ def tools_of(data: JsonObject, where: str) -> ToolsFile:
 class _Plain(Record, frozen=True, kw_only=True):
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
     resets: bool = False
+    scenario: str = ""
 
 
 def _section(table: Any, kind: type[_S], where: str, name: str) -> _S:

@@ -311,6 +311,10 @@ class Toolbox:
         self._own.append(own)
         return own
 
+    def source_of(self, tool: str) -> str:
+        """Return the name of the source that an offered tool comes from, once started."""
+        return (self._routes or {})[tool].kept.name
+
     async def call(self, call: ToolCall) -> ToolResult:
         """Answer a call of any name; a failing, slow or crashing source is a result.
 

@@ -71,7 +71,7 @@ class ToolboxWorld:
         self._rules = dict(rules or {})
         self._prefix = frozenset(place.name for place in places if place.prefix)
         self._tasks = tasks
-        self._list_scenario = list_scenario
+        self.list_scenario = list_scenario
         self._gates = Gates()
         self._tally = Tally()
         self._random = Random(seed)  # noqa: S311 - spreads waits, guards nothing
@@ -92,7 +92,7 @@ class ToolboxWorld:
         return self._specs
 
     async def _listed(self) -> tuple[ToolSpec, ...]:
-        every = [place.open(self._list_scenario) for place in self._places]
+        every = [place.open(self.list_scenario) for place in self._places]
         tools = Toolbox(every, policy=self._policy, rules=self._rules, prefix=self._prefix)
         try:
             return tuple(await tools.start())
