@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cacherl.core.errors import ModelError
 from cacherl.core.messages import (
@@ -17,7 +19,7 @@ from cacherl.core.messages import (
 from cacherl.core.models import Limits, ModelTurn
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import StopReason, TokenSegment, Trajectory
-from cacherl.reward.judge import ChatJudge, judge_question, read_points
+from cacherl.reward.judge import ChatJudge, JudgeScores, agreement, judge_question, read_points
 
 TASK = Task(
     id="t1",
@@ -145,3 +147,109 @@ def test_long_results_are_cut_for_the_judge() -> None:
 def test_only_a_score_is_a_score(text: str) -> None:
     """Strict: whatever else a reply holds, it is asked for again."""
     assert read_points(text) is None
+
+
+# ---- several samples -------------------------------------------------------------------------
+
+
+class Draws(Scripted):
+    """A judge whose answer depends on the seed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: list[int] = []
+
+    def start(self, task: Task, *, limits: Limits, seed: int) -> Scripted:
+        self.seeds.append(seed)
+        self.lines.append(f'{{"score": {seed % 6}}}')
+        return super().start(task, limits=limits, seed=seed)
+
+
+async def test_every_sample_is_another_draw() -> None:
+    """Three times the same request would be answered from a journal three times with the same words."""
+    model = Draws()
+    judge = ChatJudge(model, seed=2)
+
+    assert [await judge.points(TASK, trajectory("Shipped."), sample=n) for n in range(3)] == [
+        2,
+        3,
+        4,
+    ]
+    assert model.seeds == [2, 3, 4]
+
+
+def test_failures_are_no_scores() -> None:
+    """A judge that is down must not look like an answer that is bad."""
+    assert JudgeScores(failed=3, problem="down").score is None
+    assert JudgeScores(points=(5, 4), failed=1).score == pytest.approx(0.9)
+
+
+# Krippendorff (2011), section C ff.: four observers, twelve units, his own results.
+PUBLISHED = (
+    (1, 1, 1),
+    (2, 2, 3, 2),
+    (3, 3, 3, 3),
+    (3, 3, 3, 3),
+    (2, 2, 2, 2),
+    (1, 2, 3, 4),
+    (4, 4, 4, 4),
+    (1, 1, 2, 1),
+    (2, 2, 2, 2),
+    (5, 5, 5),
+    (1, 1),
+    (3,),
+)
+
+
+def test_alpha_is_what_its_author_publishes() -> None:
+    """0.849 and 0.815, to the third decimal."""
+    found = agreement(PUBLISHED)
+
+    assert found is not None
+    assert found.trajectories == 11
+    assert found.alpha_interval == pytest.approx(0.849, abs=5e-4)
+    assert found.alpha_ordinal == pytest.approx(0.815, abs=5e-4)
+
+
+def pairwise(scored: list[list[int]]) -> tuple[float, float, float | None]:
+    """Return exact share, mean difference and interval alpha by going over every pair of values."""
+    kept = [points for points in scored if len(points) > 1]
+    values = [value for points in kept for value in points]
+    exact = far = observed = 0.0
+    for points in kept:
+        for i, a in enumerate(points):
+            for j, b in enumerate(points):
+                if i != j:
+                    weight = 1 / (len(points) - 1) / len(values)
+                    exact += weight * (a == b)
+                    far += weight * abs(a - b)
+                    observed += weight * (a - b) ** 2
+    pairs = len(values) * (len(values) - 1)
+    expected = sum((a - b) ** 2 for a in values for b in values) / pairs
+    return exact, far, 1 - observed / expected if expected else None
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5), min_size=1, max_size=12))
+def test_agreement_in_one_pass_is_agreement_over_all_pairs(scored: list[list[int]]) -> None:
+    """The short form must not be another quantity."""
+    found = agreement(scored)
+
+    if all(len(points) < 2 for points in scored):
+        assert found is None
+        return
+    assert found is not None
+    exact, far, alpha = pairwise(scored)
+    assert found.exact == pytest.approx(exact)
+    assert found.mean_difference == pytest.approx(far)
+    assert found.alpha_interval == (None if alpha is None else pytest.approx(alpha))
+    assert (found.alpha_ordinal is None) == (alpha is None)
+
+
+def test_a_judge_that_always_agrees_has_alpha_one_and_one_number_none() -> None:
+    """All fives say nothing about whether the judge could tell a two."""
+    sure, constant = agreement([(5, 5), (2, 2)]), agreement([(5, 5), (5, 5)])
+
+    assert sure is not None
+    assert (sure.alpha_interval, sure.alpha_ordinal, sure.exact) == (1.0, 1.0, 1.0)
+    assert constant is not None
+    assert constant.alpha_interval is None

@@ -2,109 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacherl.core.errors import DataError
-from cacherl.core.jsonl import read_jsonl, write_jsonl
-from cacherl.core.messages import (
-    AssistantMessage,
-    Call,
-    MalformedCall,
-    ToolCall,
-    UserMessage,
-)
-from cacherl.core.tasks import AnswerRule, Gold, Split, Task
-from cacherl.core.tools import Tier, ToolResult
+from cacherl.core.errors import DataError, RecipeError
+from cacherl.core.jsonl import read_jsonl
+from cacherl.core.messages import MalformedCall
+from cacherl.core.tasks import AnswerRule, Gold, Split
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.reward.judge import JudgeScores
-from cacherl.select import Scorers, Selection, SelectOptions, Verdict, select
-from cacherl.select import choose as choose_by_id
-
-GOLD = Gold(calls=(), answer=AnswerRule(must=(("done",),)), state="right")
-
-SCORERS = Scorers(
-    process=lambda task, trajectory: float(trajectory.notes.get("process", 1.0)),
-    answer_ok=lambda rule, text: all(any(one in text for one in group) for group in rule.must),
-    is_meta=lambda text: text.startswith("I should answer"),
-    judged=lambda task, trajectory: (
-        JudgeScores(points=tuple(trajectory.notes["judged"]))
-        if "judged" in trajectory.notes
-        else None
-    ),
-    noted=lambda trajectory: trajectory.notes.get("reward"),
-)
-STRICT = SelectOptions(tool_floor=0, family_floor=0, family_ceiling=0)
-
-
-def choose(
-    tasks: Iterable[Task],
-    trajectories: Sequence[Trajectory],
-    scorers: Scorers = SCORERS,
-    options: SelectOptions = SelectOptions(),
-    **more: Any,
-) -> Selection:
-    return choose_by_id({task.id: task for task in tasks}, trajectories, scorers, options, **more)
-
-
-def make_task(id_: str, *, family: str = "f", gold: Gold | None = GOLD) -> Task:
-    return Task(
-        id=id_,
-        split=Split.TRAIN,
-        family=family,
-        language="en",
-        wording="a",
-        scenario="s",
-        namespace="n",
-        system="",
-        user_turns=(id_,),
-        tools=(),
-        gold=gold,
-    )
-
-
-def made(
-    id_: str,
-    *,
-    rollout: int = 0,
-    tools: tuple[str, ...] = ("look",),
-    answer: str = "done",
-    state: str | None = "right",
-    stop: StopReason = StopReason.ANSWER,
-    process: float = 1.0,
-    said: str | None = None,
-    calls: tuple[Call, ...] = (),
-    judged: tuple[int, ...] | None = None,
-    noted: float | None = None,
-) -> Trajectory:
-    made_calls: tuple[Call, ...] = calls or tuple(
-        ToolCall(id=f"c{n}", name=name, arguments={}) for n, name in enumerate(tools)
-    )
-    return Trajectory(
-        task_id=id_,
-        policy="p",
-        rollout=rollout,
-        messages=(
-            UserMessage(content=said or id_),
-            AssistantMessage(calls=made_calls),
-            AssistantMessage(content=answer),
-        ),
-        results=tuple(
-            ToolResult(call_id=f"c{n}", name=name, text="ok", tier=Tier.LIVE)
-            for n, name in enumerate(tools)
-        ),
-        stop=stop,
-        final_state=state,
-        notes={"process": process}
-        | ({} if judged is None else {"judged": list(judged)})
-        | ({} if noted is None else {"reward": noted}),
-    )
+from cacherl.select import SelectOptions, Verdict, select
+from tests.select.sample import GOLD, SCORERS, STRICT, choose, made, make_task, on_file
 
 
 @pytest.mark.parametrize(
@@ -270,11 +181,6 @@ def test_whatever_comes_in_nothing_wrong_goes_out(
     assert all(0.0 <= judgement.score <= 1.0 for judgement in selection.judgements)
 
 
-def on_file(path: Path, trajectories: Iterable[Trajectory]) -> Path:
-    write_jsonl(path, trajectories)
-    return path
-
-
 def test_the_kept_are_on_file_in_the_order_they_came(tmp_path: Path) -> None:
     """The file is the training set; the summary is a record like any other."""
     tasks = {f"t{n}": make_task(f"t{n}") for n in range(5)}
@@ -305,3 +211,81 @@ def test_a_trajectory_of_an_unknown_task_is_named() -> None:
     """The wrong task file is a common slip."""
     with pytest.raises(DataError, match="'t9'"):
         choose([make_task("t")], [made("t9")], SCORERS)
+
+
+# ---- what decides where no verifier knows ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("noted", "verdict"),
+    [(1.0, Verdict.PERFECT), (0.0, Verdict.LOW_NOTED), (None, Verdict.IMPERFECT_PROCESS)],
+)
+def test_a_score_of_the_data_set_decides_alone(noted: float | None, verdict: Verdict) -> None:
+    """Its own verifier ran on the real world; ours compares with one of several right ways."""
+    selection = choose([make_task("t")], [made("t", process=0.5, noted=noted)], SCORERS, STRICT)
+
+    assert selection.judgements[0].verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("judged", "drop", "verdict"),
+    [
+        ((5, 5, 2), True, Verdict.CONTESTED),
+        ((5, 5, 2), False, Verdict.PERFECT),
+        ((5, 4, 3), True, Verdict.PERFECT),
+    ],
+)
+def test_a_contested_score_is_flagged_and_can_be_refused(
+    judged: tuple[int, ...], drop: bool, verdict: Verdict
+) -> None:
+    """A mean of 4 out of 5, 5 and 2 is a guess that happened to pass."""
+    options = SelectOptions(max_spread=2, drop_contested=drop)
+
+    judgement = choose([make_task("t", gold=None)], [made("t", judged=judged)], SCORERS, options)
+
+    assert judgement.judgements[0].verdict is verdict
+    assert judgement.judgements[0].contested == (max(judged) - min(judged) > 2)
+    assert judgement.judgements[0].judged is not None
+    assert judgement.judgements[0].judged.points == judged
+
+
+def test_what_nothing_speaks_for_is_kept_only_when_asked() -> None:
+    """Imported sets have no gold: training on them unseen is a choice, not an accident."""
+    tasks = [make_task("t", gold=None)]
+
+    dropped = choose(tasks, [made("t")], SCORERS, SelectOptions())
+    kept = choose(tasks, [made("t")], SCORERS, SelectOptions(keep_unscored=True))
+
+    assert dropped.judgements[0].verdict is Verdict.UNSCORED
+    assert kept.judgements[0].verdict is Verdict.UNVERIFIED
+    assert kept.kept == 1
+
+
+def test_a_held_out_task_is_never_learnt_from() -> None:
+    """A test task in the training set makes every later figure worthless."""
+    task = make_task("t", split=Split.TEST)
+
+    assert choose([task], [made("t")]).judgements[0].verdict is Verdict.HELD_OUT
+    assert choose([task], [made("t")], options=SelectOptions(splits=frozenset(Split))).kept == 1
+
+
+@pytest.mark.parametrize(
+    ("gold", "known"),
+    [
+        (Gold(calls=(), answer=AnswerRule(), state="right"), {"process", "state"}),
+        (Gold(calls=(), answer=AnswerRule(must=(("done",),)), state=""), {"answer"}),
+        (GOLD, {"process", "answer", "state"}),
+    ],
+)
+def test_gold_that_says_nothing_of_a_part_does_not_judge_it(gold: Gold, known: set[str]) -> None:
+    """An imported gold without a state would else reject every world, one without a rule praise every answer."""
+    judgement = choose([make_task("t", gold=gold)], [made("t")]).judgements[0]
+
+    assert {n for n in ("process", "answer", "state") if getattr(judgement, n) is not None} == known
+    assert judgement.verdict is Verdict.PERFECT
+
+
+def test_options_out_of_range_are_refused_before_any_work() -> None:
+    """`--near-duplicates 90` means 0.9, and silently keeps everything."""
+    with pytest.raises(RecipeError, match=r"near_duplicates = 90"):
+        SelectOptions(near_duplicates=90)

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from cacherl.select import HeldOutTexts, Scorers, Selection
     from cacherl.select.card import Card, SelectionFacts
     from cacherl.select.folder import Wanted
+    from cacherl.teacher.options import TeacherOptions
 
 _SHOWN_TOOLS = 20
+_BATCHED = 2000
+"""Conversations waiting at once for batches; all of them are held in memory."""
 _SHARE = click.FloatRange(0, 1)
 _COUNT = click.IntRange(min=0)
 _TIMES = click.FloatRange(min=0)
@@ -58,6 +61,9 @@ _FROM = click.option("--from", "source", type=FILE, help="Another file of trajec
 @click.option("--drop-contested", is_flag=True, help="Leave contested conversations out.")
 @click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="For the judge.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option(
+    "--batch", is_flag=True, help="Ask the judge through its batch endpoint: half the price."
+)
 @click.option("--score-note", default="", help="A score in the trajectories' notes: `reward`.")
 @click.option("--min-note", type=float, default=1.0, show_default=True)
 @click.option("--note-max", type=float, default=1.0, show_default=True, help="The best such score.")
@@ -103,6 +109,7 @@ def select_command(
     drop_contested: bool,
     budget_usd: float | None,
     concurrency: int,
+    batch: bool,
     score_note: str,
     min_note: float,
     note_max: float,
@@ -139,6 +146,7 @@ def select_command(
         select_folder,
         source_of,
     )
+    from cacherl.teacher.options import TeacherOptions
 
     data = DataFolder(folder)
     scorers = Scorers(noted=noted_by(score_note, note_max)) if score_note else Scorers()
@@ -179,7 +187,14 @@ def select_command(
     if judge_name and not dry_run:
         scores = asyncio.run(
             _judged(
-                data, wanted, scorers, held_out, judge_samples, concurrency, budget_usd, json_out
+                data,
+                wanted,
+                scorers,
+                held_out,
+                TeacherOptions(budget_dollars=budget_usd, batch=batch),
+                samples=judge_samples,
+                concurrency=_BATCHED if batch else concurrency,
+                json_out=json_out,
             )
         )
         scorers = _with_judge(scorers, scores)
@@ -225,23 +240,20 @@ async def _judged(
     wanted: Wanted,
     scorers: Scorers,
     held_out: HeldOutTexts | None,
+    paying: TeacherOptions,
+    *,
     samples: int,
     concurrency: int,
-    budget_usd: float | None,
     json_out: bool,
 ) -> dict[bytes, JudgeScores]:
     """Ask the judge through the folder's journal, so that asking again costs nothing."""
     from cacherl.reward.judge import ChatJudge
     from cacherl.select import TaskFile, judge_all
-    from cacherl.teacher.options import TeacherOptions
     from cacherl.wiring import paid_model
 
-    paid = paid_model(
-        wanted.judge,
-        journal=data.journal,
-        options=TeacherOptions(budget_dollars=budget_usd),
-        purpose="judge",
-    )
+    paid = paid_model(wanted.judge, journal=data.journal, options=paying, purpose="judge")
+    for notice in paid.notices:
+        click.echo(f"! {notice}", err=True)
     try:
         with TaskFile(data.tasks) as tasks, _reading("judged", json_out) as told:
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cacherl.core.jsonl import atomic_writer
-from cacherl.report.page import percent, templates
+from cacherl.report.page import count, percent, templates
 from cacherl.select.card import Card, Histogram
 from cacherl.select.verdicts import Verdict
 
 SHOWN_TOOLS = 30
 """The rest stand in a fold."""
-SHOWN_NAMES = 12
+SHOWN_NAMES = 16
 """Families, policies, sources: the rest are counted together."""
 
 VERDICTS = {
@@ -113,7 +113,10 @@ def _view(card: Card) -> dict[str, Any]:
             ("Assistant turns", _columns(card.assistant_turns), card.assistant_turns),
             ("Calls", _columns(card.calls), card.calls),
         ],
-        "length": _columns(card.tokens.per_trajectory),
+        "length": [
+            {**bar, "name": bar["name"].split("-")[0]}
+            for bar in _columns(card.tokens.per_trajectory)
+        ],
         "parts": _bars({PARTS[part]: n for part, n in card.tokens.by_part.items() if n}),
         "verdicts": [
             {
@@ -130,18 +133,18 @@ def _view(card: Card) -> dict[str, Any]:
         else [],
         "points": _columns_of(chosen.judge.points) if chosen and chosen.judge else [],
         "balance": [
-            ("trajectories", "trajectories", lambda d: d.trajectories),
-            ("tools", "that answered at least one call", lambda d: len(d.tools)),
+            ("trajectories", "", lambda d: count(d.trajectories)),
+            ("tools", "that answered at least one call", lambda d: count(len(d.tools))),
             (
                 "effective tools",
                 "as many, equally common, would be as varied",
-                lambda d: d.effective_tools,
+                lambda d: f"{d.effective_tools:.1f}",
             ),
-            ("families", "", lambda d: len(d.families)),
+            ("families", "", lambda d: count(len(d.families))),
             (
                 "effective lengths",
                 "the same, of the number of calls",
-                lambda d: d.effective_lengths,
+                lambda d: f"{d.effective_lengths:.1f}",
             ),
         ],
         "lengths": list(dict.fromkeys([*chosen.before.lengths, *chosen.after.lengths]))
@@ -166,21 +169,30 @@ def _view(card: Card) -> dict[str, Any]:
 
 
 def _bars(counts: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the largest of some counts, with how long each bar is; the rest counted together."""
+    """Return the largest of some counts, with how long each bar is; the rest as one row without a bar."""
     held = sorted(counts.items(), key=lambda kv: -kv[1])
     shown, rest = held[:SHOWN_NAMES], held[SHOWN_NAMES:]
-    if rest:
-        shown.append((f"{len(rest)} more", sum(count for _, count in rest)))
-    total, most = sum(counts.values()), max((count for _, count in shown), default=1)
-    return [
+    total = sum(counts.values())
+    rows: list[dict[str, Any]] = [
         {
             "name": name.replace("_", " "),
-            "count": count,
-            "share": percent(count / total),
-            "width": round(100 * count / most, 1),
+            "count": held_by,
+            "share": percent(held_by / total),
+            "width": round(100 * held_by / shown[0][1], 1),
         }
-        for name, count in shown
+        for name, held_by in shown
     ]
+    if rest:
+        together = sum(held_by for _, held_by in rest)
+        rows.append(
+            {
+                "name": f"{count(len(rest))} more",
+                "count": together,
+                "share": percent(together / total),
+                "width": None,
+            }
+        )
+    return rows
 
 
 def _columns(histogram: Histogram) -> list[dict[str, Any]]:
@@ -190,8 +202,8 @@ def _columns(histogram: Histogram) -> list[dict[str, Any]]:
 def _columns_of(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     most = max(counts.values(), default=0) or 1
     return [
-        {"name": name, "count": count, "height": round(100 * count / most, 1)}
-        for name, count in counts.items()
+        {"name": name, "count": held_by, "height": round(100 * held_by / most, 1)}
+        for name, held_by in counts.items()
     ]
 
 

@@ -511,14 +511,14 @@ class CardBuilder:
             effective_tools=effective_number(self._tools.values()),
             malformed_calls=self._malformed,
             error_classes=_largest_first(self._error_classes),
-            user_turns=_histogram(self._numbers["user"], length_of),
-            assistant_turns=_histogram(self._numbers["assistant"], length_of),
-            calls=_histogram(self._numbers["calls"], length_of),
+            user_turns=_histogram(self._numbers["user"]),
+            assistant_turns=_histogram(self._numbers["assistant"]),
+            calls=_histogram(self._numbers["calls"]),
             tokens=Tokens(
                 counted_by=self._tokenizer or f"estimate: {BYTES_PER_TOKEN} UTF-8 bytes a token",
                 estimated=self._estimated,
                 by_part={part: self._parts[part] for part in PARTS},
-                per_trajectory=_histogram(self._numbers["tokens"], _power_of_two),
+                per_trajectory=_histogram(self._numbers["tokens"], even=True),
                 thinking_per_trajectory=thinking / self._thinking if self._thinking else 0.0,
                 thinking_trajectories=self._thinking,
             ),
@@ -619,28 +619,45 @@ def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
 
 
-def _power_of_two(value: int) -> str:
-    """Return the range between two powers of two that a value lies in, such as `512-1023`."""
-    if value < 2:
-        return str(value)
-    low = 1 << (value.bit_length() - 1)
-    return f"{low}-{2 * low - 1}"
-
-
-def _histogram(values: Sequence[int], name: Callable[[int], str]) -> Histogram:
-    held = Counter(values)
-    ordered = sorted(held)
-    bars: Counter[str] = Counter()
-    for value in ordered:
-        bars[name(value)] += held[value]
+def _histogram(values: Sequence[int], *, even: bool = False) -> Histogram:
+    """Return the numbers as bars: by length of a conversation, or in even steps up to a last open one."""
     in_order = sorted(values)
+    p95 = in_order[max(0, -(-95 * len(in_order) // 100) - 1)]
+    bars = _even_bars(in_order, p95) if even else _by_length(in_order)
     return Histogram(
-        bars=dict(bars),  # filled from the smallest value up, so in order
-        mean=statistics.fmean(values),
+        bars=bars,
+        mean=statistics.fmean(in_order),
         median=statistics.median(in_order),
-        p95=float(in_order[min(len(in_order) - 1, -(-95 * len(in_order) // 100) - 1)]),
+        p95=float(p95),
         largest=in_order[-1],
     )
+
+
+def _by_length(in_order: Sequence[int]) -> dict[str, int]:
+    bars: Counter[str] = Counter()
+    for value, count in Counter(in_order).items():  # from the smallest value up, so in order
+        bars[length_of(value)] += count
+    return dict(bars)
+
+
+def _even_bars(in_order: Sequence[int], p95: int) -> dict[str, int]:
+    """Return about ten bars between the smallest value and the 95th percentile, empty ones included."""
+    least = (p95 - in_order[0]) / 10
+    step = next(
+        digit * 10**power
+        for power in range(19)
+        for digit in (1, 2, 5)
+        if digit * 10**power >= least
+    )
+    first, last = in_order[0] // step, p95 // step + 1
+    held = Counter(min(value // step, last) for value in in_order)
+    bars = {
+        (f"{n * step}-{(n + 1) * step - 1}" if step > 1 else str(n)): held[n]
+        for n in range(first, last)
+    }
+    if held[last]:
+        bars[f"{last * step}+"] = held[last]
+    return bars
 
 
 # ---- what to look at -------------------------------------------------------------------------

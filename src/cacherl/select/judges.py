@@ -43,6 +43,13 @@ async def ask_judge(
     A sample that fails is no score; a conversation whose samples all fail has none. Reads on only as
     fast as it is answered, so that any number of conversations may come.
 
+    Args:
+        conversations: each with its task.
+        judge: who is asked.
+        samples: of each conversation.
+        concurrency: conversations under way at once, all samples of each together.
+        on_progress: told after each conversation.
+
     Raises:
         ModelError: nothing but failures.
         BudgetError: the money is spent; with a journal, what was said so far costs nothing next time.
@@ -54,18 +61,21 @@ async def ask_judge(
 
     async def one(task: Task, trajectory: Trajectory, key: bytes) -> None:
         nonlocal failed, given
-        points: list[int] = []
-        problem, missing = "", 0
         try:
-            for sample in range(samples):
-                try:
-                    points.append(await judge.points(task, trajectory, sample=sample))
-                    given += 1
-                except ModelError as error:
-                    problem, missing = " ".join(str(error).split()), missing + 1
-                    failed += 1
-                    if not given and failed >= GIVE_UP:
-                        raise
+            said = await asyncio.gather(
+                *(judge.points(task, trajectory, sample=sample) for sample in range(samples)),
+                return_exceptions=True,
+            )
+            points = [one for one in said if isinstance(one, int)]
+            failures = [one for one in said if isinstance(one, ModelError)]
+            given, failed = given + len(points), failed + len(failures)
+            other = next((e for e in said if not isinstance(e, int | ModelError)), None)
+            if other is not None:
+                raise other
+            if failures and not given and failed >= GIVE_UP:
+                raise failures[-1]
+            problem = " ".join(str(failures[-1]).split()) if failures else ""
+            missing = len(failures)
             scores[key] = JudgeScores(points=tuple(points), failed=missing, problem=problem)
             on_progress(len(scores), failed)
         except Exception as error:  # noqa: BLE001 - raised below, once those under way have ended

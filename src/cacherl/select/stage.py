@@ -132,6 +132,11 @@ def _fix(selection: Selection) -> str:
             "Nothing says whether these are right: ask a judge (`--judge openai:gpt-5`), name the data "
             "set's own score (`--score-note reward`), or keep them as they are (`--unscored keep`)."
         )
+    if most == "broken_off":
+        return (
+            "They do not end in an answer: record with more turns, or look at why they stopped in the "
+            "data card (`cacherl card`)."
+        )
     if most == "held_out":
         return "Their tasks are held out: name the split to learn from (`--split`)."
     return "Record with a better policy, or more rollouts a task (`best_of`)."

@@ -236,7 +236,9 @@ def _verified(
     # Imported gold may have no state: an empty one equals no world's.
     if gold.state and trajectory.final_state is not None:
         state = float(trajectory.final_state == gold.state)
-    return scorers.process(task, trajectory), answer, state
+    # No calls and no state either is gold that only knows the answer, not a task for which none are due.
+    process = scorers.process(task, trajectory) if gold.calls or gold.state else None
+    return process, answer, state
 
 
 def _rule(gold: Gold) -> AnswerRule | None:
