@@ -14,11 +14,9 @@ import msgspec
 from cacherl.core.errors import CacheRLError, MissingExtraError
 from cacherl.core.messages import ToolCall
 from cacherl.core.tools import ToolSpec
+from cacherl.toolbox.mcp_results import EFFECTS_META
 from cacherl.worlds.desk.tools import SPECS, DeskTools
 from cacherl.worlds.desk.world import scenario_named
-
-EFFECTS_META = "cacherl/effects"
-"""Where `adapters.mcp_tools` looks for what a tool reads and writes; annotations cannot say it."""
 
 _DESTRUCTIVE = frozenset({"cancel_order", "refund_order", "close_ticket", "cancel_slot"})
 _SAME_TWICE = frozenset({"change_address"})
