@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from cacherl.core.schema import argument_problem
 from cacherl.core.trajectories import StopReason
 from cacherl.formats.format import Reading
 from cacherl.formats.otel import OTEL, read_file
@@ -102,6 +103,8 @@ def test_bare_calls_are_kept_for_the_cache(tmp_path: Path) -> None:
     assert made(trajectory) == [OSLO]
     assert trajectory.notes["only_calls"] is True
     assert len(task.user_turns) == 1
+    # Nobody declared the tool, and still the loop lets its calls through when they are replayed.
+    assert argument_problem(task.tools[0], OSLO[1]) is None
 
 
 def test_a_tools_span_adds_the_answer_that_no_history_shows(tmp_path: Path) -> None:

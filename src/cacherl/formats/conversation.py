@@ -28,6 +28,7 @@ from cacherl.core.tools import (
     undeclared,
 )
 from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.formats.declarations import ANYTHING
 from cacherl.formats.rows import NO_JSON, Row, Unreadable
 
 Conversation = tuple[Task, Trajectory]
@@ -188,7 +189,10 @@ class Builder:
         specs = {spec.name: spec for spec in tools}
         for call in self._calls:
             if isinstance(call, ToolCall) and call.name not in specs:
-                specs[call.name] = undeclared(call.name)
+                # What was answered fitted: a schema without arguments would refuse it on replay.
+                specs[call.name] = msgspec.structs.replace(
+                    undeclared(call.name), parameters=dict(ANYTHING)
+                )
         system = "\n\n".join(self._system)
         messages = (*((SystemMessage(content=system),) if system else ()), *self._messages)
         last = self._messages[-1]
