@@ -24,7 +24,7 @@ from cacherl.core.messages import UserMessage
 from cacherl.core.models import Limits
 from cacherl.core.records import Record
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import Source, Tier
+from cacherl.core.tools import ErrorClass, Source, Tier
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.formats.conversation import UNDETERMINED, Conversation
 from cacherl.formats.format import Format, Reading
@@ -105,6 +105,9 @@ class ReplaySummary(Record, frozen=True, kw_only=True):
     different: int
     unanswered: int = 0
     """Calls that have no recorded result, so that none can come back."""
+    in_doubt: int = 0
+    """Results after a call whose outcome nobody knows (unanswered, or a transient failure): what it may
+    have changed is not known, so the cache keeps them apart and does not serve them."""
     tiers: dict[str, int]
     stops: dict[str, int]
     first_difference: str | None = None
@@ -493,7 +496,7 @@ async def replay_folder(folder: Path) -> ReplaySummary:
     tasks = {task.id: task for task in read_jsonl(folder / "tasks.jsonl", Task)}
     tiers: Counter[str] = Counter()
     stops: Counter[str] = Counter()
-    conversations = results = identical = refused = different = unanswered = 0
+    conversations = results = identical = refused = different = unanswered = in_doubt = 0
     first: str | None = None
     for trajectory in read_jsonl(folder / "trajectories.jsonl", Trajectory):
         task = tasks.get(trajectory.task_id)
@@ -516,10 +519,16 @@ async def replay_folder(folder: Path) -> ReplaySummary:
         stops[
             (played.stop if played.stop is not StopReason.MODEL_FAILED else trajectory.stop).value
         ] += 1
+        doubtful = False
         for recorded, replayed in zip(trajectory.results, played.results, strict=False):
             if recorded.tier is Tier.MISS:
                 unanswered += 1
+                doubtful = True
                 continue
+            if doubtful and replayed.tier is Tier.MISS:
+                in_doubt += 1
+                continue
+            doubtful = doubtful or recorded.error_class is ErrorClass.TRANSIENT
             results += 1
             if replayed.source is Source.LOOP:
                 refused += 1
@@ -541,6 +550,7 @@ async def replay_folder(folder: Path) -> ReplaySummary:
         refused=refused,
         different=different,
         unanswered=unanswered,
+        in_doubt=in_doubt,
         tiers=dict(tiers),
         stops=dict(stops),
         first_difference=first,

@@ -160,8 +160,13 @@ def replay(folder: Path, json_out: bool) -> None:
     click.echo(
         f"{summary.conversations} conversations, {summary.results} results: "
         f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
-        f"{summary.different} different, {summary.unanswered} calls never answered."
+        f"{summary.different} different."
     )
+    if summary.unanswered:
+        click.echo(
+            f"{summary.unanswered} calls were never answered; {summary.in_doubt} results after such a "
+            "call stand in a state that nobody knows."
+        )
     for tier, count in summary.tiers.items():
         click.echo(f"  {tier:<12} {count}")
     if summary.different:
