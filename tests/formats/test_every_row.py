@@ -128,3 +128,12 @@ def test_the_file_says_what_it_is(name: str) -> None:
 
     assert guessed is not None
     assert guessed.name == name
+
+
+def test_the_page_names_every_format_and_its_licence() -> None:
+    """A licence that a page gets wrong is a licence that somebody breaks."""
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+
+    for name in ROWS:
+        assert (FORMATS[name].licence or "") in rows[name]
