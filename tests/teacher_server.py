@@ -39,6 +39,7 @@ from starlette.types import Receive, Scope, Send
 
 from cacherl.core.jsonl import JsonlAppender, read_jsonl
 from cacherl.core.messages import (
+    AssistantMessage,
     Message,
     SystemMessage,
     ToolCall,
@@ -137,6 +138,8 @@ class Teacher:
         system = next((m["content"] for m in messages if m["role"] == "system"), "")
         user = next((m["content"] for m in messages if m["role"] == "user"), "")
         task = self._tasks.get((system, user))
+        if any(m["role"] == "tool" and '"unknown_outcome"' in m["content"] for m in messages):
+            return {"role": "assistant", "content": "Perhaps that was done; I ask a colleague."}
         if task is not None:
             return await self._play(task, body)
         if '{"score": N}' in system:

@@ -15,19 +15,26 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.record.lasting_desk import FOLDER, LastingDesk
+
 ROOT = Path(__file__).parents[2]
 
 
 class Preloaded:
     """Commands run one at a time, each until it ends or is killed."""
 
-    def __init__(self, log: Path) -> None:
-        """`log` takes what the commands print."""
-        self.log = log
+    def __init__(self, folder: Path) -> None:
+        """`folder` takes what the commands print (`log`) and what the lasting desk keeps."""
+        self.folder, self.log = folder, folder / "log.txt"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.record.preloaded", str(log)],
+            [sys.executable, "-m", "tests.record.preloaded", str(self.log)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OPENAI_API_KEY": "none"},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+                "OPENAI_API_KEY": "none",
+                FOLDER: str(folder),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -76,8 +83,10 @@ def _serve(log: str) -> None:
     import cacherl.cache.safety.redact
     import cacherl.record.folder
     import cacherl.worlds.desk  # noqa: F401
+    from cacherl import wiring
     from cacherl.cli import main
 
+    wiring.WORLDS["lasting-desk"] = lambda _: LastingDesk(Path(os.environ[FOLDER]))
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -16,10 +17,14 @@ from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.upkeep.diff import diff_files
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl
+from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.tasks import Task
+from cacherl.core.tools import ErrorClass, Source, ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.record.folder import Manifest
 from cacherl.record.into_cache import CacheOfFile
+from cacherl.worlds.desk.tools import WRITERS
+from tests.record.lasting_desk import writes_done
 from tests.record.preloaded import Preloaded
 from tests.teacher_server import TeacherServer, Trouble
 
@@ -36,13 +41,15 @@ NOISE = (
 
 @pytest.fixture(scope="module")
 def cacherl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    with Preloaded(tmp_path_factory.mktemp("log") / "log.txt") as preloaded:
+    with Preloaded(tmp_path_factory.mktemp("preloaded")) as preloaded:
         yield preloaded
 
 
-def desk(teacher: TeacherServer, out: Path, *more: str, count: int = 8) -> list[str | Path]:
+def desk(
+    teacher: TeacherServer, out: Path, *more: str, count: int = 8, world: str = "desk"
+) -> list[str | Path]:
     return [
-        *("record", "--world", "desk", "--count", str(count), "--best-of", "2"),
+        *("record", "--world", world, "--count", str(count), "--best-of", "2"),
         *("--teacher", f"openai:desk@{teacher.url}", "--out", out, "--timeout-s", "1"),
         *("--concurrency", "4", *more),
     ]
@@ -170,3 +177,49 @@ def test_kills_at_random_times_change_nothing_in_what_is_recorded(
         }
 
     assert told(cut) == told(whole)
+
+
+def test_no_write_is_repeated_on_tools_that_act_on_something_outside(
+    cacherl: Preloaded, tmp_path: Path
+) -> None:
+    """A second refund is real money, whoever was killed in between."""
+    folder, drawn = DataFolder(tmp_path / "data"), random.Random(1)
+    with TeacherServer(
+        Trouble("unknown_tool", every=13), folder=tmp_path, honours_keys=True, latency_s=0.005
+    ) as teacher:
+
+        def some_lines_on() -> Callable[[], bool]:
+            goal = lines(folder) + drawn.randint(2, 20)
+            return lambda: lines(folder) >= goal
+
+        command = desk(teacher, folder.root, count=8, world="lasting-desk")
+        killed = killed_until_done(cacherl, command, teacher, some_lines_on, kills=8)
+        assert killed >= 5
+        check_whole(folder, teacher, tmp_path / "built.sqlite", episodes=16)
+
+    tasks = {task.id: task for task in read_jsonl(folder.tasks, Task)}
+    asked: Counter[tuple[str, str, str]] = Counter()
+    answered: Counter[tuple[str, str, str]] = Counter()
+    for each in on_file(folder):
+        for call, result in calls_of(each):
+            if call.name in WRITERS and result.source is not Source.LOOP:
+                arguments = json.dumps(call.arguments, sort_keys=True)
+                write = (tasks[each.task_id].scenario, call.name, arguments)
+                asked[write] += 1
+                answered[write] += result.error_class is not ErrorClass.TRANSIENT
+    done = writes_done(cacherl.folder)
+    assert sum(asked.values()) > 4
+    assert not done - asked, "a write was made that no episode on file asked for"
+    assert not answered - done, "an episode holds the answer to a write that was never made"
+
+
+def calls_of(trajectory: Trajectory) -> Iterator[tuple[ToolCall, ToolResult]]:
+    calls = [
+        call
+        for message in trajectory.messages
+        if isinstance(message, AssistantMessage)
+        for call in message.calls
+    ]
+    for call, result in zip(calls, trajectory.results, strict=False):
+        if isinstance(call, ToolCall):
+            yield call, result
