@@ -315,6 +315,7 @@ class CardBuilder:
         self._places: list[SecretPlace] = []
         self._here = ("", "")
         self._sweep = Sweep(Profile(), self._found)
+        self._hide = Sweep(Profile(), lambda found: _hidden(found.kind))
         self._examples: dict[str, tuple[bytes, Example]] = {}
 
     def add(self, task: Task, trajectory: Trajectory, judgement: Judgement | None = None) -> None:
@@ -417,7 +418,7 @@ class CardBuilder:
                     excerpt=excerpt(found.kind, found.value),
                 )
             )
-        return f"<{found.kind}:{'0' * 12}>"
+        return _hidden(found.kind)
 
     def _add_scores(self, judgement: Judgement) -> None:
         judged = judgement.judged.score if judgement.judged is not None else None
@@ -460,7 +461,7 @@ class CardBuilder:
                 lines=tuple(
                     Line(role=role, text=_cut(text, EXAMPLE_CHARS.get(role, 1200)))
                     for message in trajectory.messages
-                    for role, text in _shown(message)
+                    for role, text in _shown(message, self._hide)
                 ),
             ),
         )
@@ -580,11 +581,23 @@ def _texts(message: Message, *, calls: bool = True) -> Iterable[tuple[str, str]]
                     yield "calls", _written(call)
 
 
-def _shown(message: Message) -> Iterable[tuple[str, str]]:
-    roles = {"answers": "assistant", "results": "tool", "calls": "call"}
-    for part, text in _texts(message):
+def _hidden(kind: str) -> str:
+    return f"<{kind}:{'0' * 12}>"
+
+
+def _shown(message: Message, hide: Sweep) -> Iterable[tuple[str, str]]:
+    """Yield each text of a message as an example shows it: a card is what gets published."""
+    roles = {"answers": "assistant", "results": "tool"}
+    for part, text in _texts(message, calls=False):
         if part != "system":  # the same in every example, and long
-            yield roles.get(part, part), text
+            yield roles.get(part, part), hide.text(text)
+    if isinstance(message, AssistantMessage):
+        for call in message.calls:
+            if isinstance(call, MalformedCall):
+                yield "call", hide.text(call.text)
+            else:
+                swept = msgspec.structs.replace(call, arguments=hide.arguments(call.arguments))
+                yield "call", _written(swept)
 
 
 def _written(call: ToolCall | MalformedCall) -> str:
