@@ -60,7 +60,7 @@ def test_a_file_says_where_tools_come_from_and_what_they_touch(tmp_path: Path) -
         ("namespace = 1", "namespace"),
         ('namespace = ""\n[python.x]\nmodule="x"', "namespace"),
         ('namespace = "n"', "no tools come from anywhere"),
-        ('namespace = "n"\nresest = true', "no key `resest`; did you mean `resets`?"),
+        ('namespace = "n"\nresest = true', "no key `resest` (did you mean `resets`?"),
         ('namespace = "n"\n[policy]\ntimeout = 3', "[policy] has no key `timeout`"),
         ('namespace = "n"\n[policy]\ntimeout_s = -3', "[policy]"),
         ('namespace = "n"\n[mcp.files]\ncomand = "npx"', "did you mean `command`?"),
@@ -104,7 +104,7 @@ def test_a_parameter_that_a_tool_lacks_is_told() -> None:
             ToolSpec(name="t", description="", parameters=parameters, effects=effects)
         )
 
-    assert "no parameter 'orderid'; did you mean `order_id`" in str(problem("order:{orderid}"))
+    assert "no parameter 'orderid' (did you mean `order_id`" in str(problem("order:{orderid}"))
     assert problem("order:{order_id}") is problem("o:{result.id}") is problem("*") is None
     assert problem("o:{x}", {"type": "object", "additionalProperties": True}) is None
 

@@ -164,7 +164,7 @@ def test_one_text_in_two_scenarios_is_two_tasks_of_one_split(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "text", "seen"),
     [
-        ("a.jsonl", '{"task": "a"}\n{"tsak": "b"}', ":2: there is no field `tsak`; did you mean `task`"),
+        ("a.jsonl", '{"task": "a"}\n{"tsak": "b"}', ":2: there is no field `tsak` (did you mean `task`"),
         ("a.jsonl", '{"id": "x"}', ':1: nothing says what the user wants; write {"task": "..."}'),
         ("a.jsonl", '{"task": "a", "prompt": "b"}', ":1: `task` and `prompt` both"),
         ("a.jsonl", '{"task": " "}', ":1: `task` is empty"),
@@ -183,7 +183,7 @@ def test_one_text_in_two_scenarios_is_two_tasks_of_one_split(tmp_path: Path) -> 
         ("a.jsonl", '["a"]', ":1: a list, not an object"),
         ("a.jsonl", "\n", "holds no tasks"),
         ("a.jsonl", '{"user_turns": ["a"]}', ":1: not a Task"),
-        ("a.csv", "task,famly\na,b\n", ":1: there is no column `famly`; did you mean `family`"),
+        ("a.csv", "task,famly\na,b\n", ":1: there is no column `famly` (did you mean `family`"),
         ("a.csv", "task,family\na,b\nc,d,e\n", ":3: not as many cells"),
         ("a.csv", "task,split\na,b\n", ":2: field `split`"),
         ("a.yaml", "x", "is .jsonl, .txt or .csv"),

@@ -229,9 +229,9 @@ def _check_names(tools: ToolsFile, where: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean x?` for a mistyped name, or nothing."""
+    """Return ` (did you mean x?)` for a mistyped name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return f" (did you mean `{near[0]}`?)" if near else ""
 
 
 # ---- what is said of a tool --------------------------------------------------------------------
