@@ -318,7 +318,8 @@ class _Link:
                     await self._stop.wait()
             except (OSError, ValueError, RuntimeError, ExceptionGroup) as error:
                 if not ready.done():
-                    raise self._unready(error) from error
+                    # Not `from` it: what is raised may stand inside this very group.
+                    raise self._unready(error) from None
                 # It went down under way; whoever waited has been answered CONNECTION_CLOSED.
             finally:
                 self.ended = True
