@@ -204,26 +204,23 @@ def test_text_of_a_tool_cannot_rewrite_the_terminal(tmp_path: Path) -> None:
 
 
 def test_one_mcp_server_can_be_tried_without_a_file() -> None:
-    """A real process: what a newcomer types first."""
+    """What a newcomer types first, in a process of its own as they would."""
     pytest.importorskip("mcp")
     server = ["--", PYTHON, "-m", "cacherl.worlds.desk", "--scenario", "desk-3"]
 
-    def cacherl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PYTHON, "-m", "cacherl.cli", "tools", *arguments, *server],
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        )
-
-    listed = cacherl("list", "--json")
-    called = cacherl("call", "get_order", '{"order_id": "none"}')
+    listed = subprocess.run(
+        [PYTHON, "-m", "cacherl.cli", "tools", "list", "--json", *server],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+    )
+    called = run("call", "get_order", '{"order_id": "none"}', *server)
 
     assert listed.returncode == 0, listed.stderr
     assert {"get_order", "cancel_order"} <= {t["name"] for t in json.loads(listed.stdout)["tools"]}
-    assert called.returncode == 1
+    assert called.exit_code == 1
     assert json.loads(called.stdout)["error"] == "not_found"
 
 

@@ -7,6 +7,7 @@ names, with a note `n1` in it; each opening starts afresh.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +17,11 @@ import pytest
 from cacherl.adapters.mcp_tools import McpSource
 from cacherl.core.sources import ToolSource
 from cacherl.core.tools import ErrorClass
+from cacherl.toolbox.functions import FunctionSource
 from tests.adapters.notes import http_notes, over_stdio
+from tests.adapters.notes_service import notes_service
+
+NOTEBOOK = Path(__file__).with_name("notebook.py")
 
 
 @contextmanager
@@ -28,6 +33,10 @@ def mcp_over_http(folder: Path) -> Iterator[ToolSource]:
 SOURCES: dict[str, Callable[[Path], AbstractContextManager[ToolSource]]] = {
     "mcp-stdio": lambda folder: nullcontext(McpSource(over_stdio())),
     "mcp-http": mcp_over_http,
+    "functions": lambda folder: nullcontext(
+        FunctionSource("notes", str(shutil.copy(NOTEBOOK, folder)))
+    ),
+    "openapi": notes_service,
 }
 
 

@@ -23,6 +23,9 @@ from cacherl.toolbox.openapi import Described, Operation, decoded, operations_of
 
 CONNECT_S = 10.0
 """To reach the service. How long it may then take is the caller's time limit."""
+IDLE_S = 2.0
+"""A connection unused for longer is opened anew. Services drop theirs after 5 s or more, and a call sent
+into that moment would count as one that may have run."""
 FETCH_S = 60.0
 """For a document that lies behind a URL."""
 MAX_ANSWER = 16 * 1024 * 1024
@@ -116,6 +119,7 @@ class OpenApiSource:
         self._client = httpx.AsyncClient(
             headers={"Accept": _ACCEPT, "User-Agent": "cacherl", **self._headers},
             timeout=httpx.Timeout(None, connect=CONNECT_S),
+            limits=httpx.Limits(keepalive_expiry=IDLE_S),
         )
         return [operation.spec for operation, _ in self._operations.values()]
 
