@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,8 @@ class _Notes(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def handle(self) -> None:
-        try:
+        with suppress(ConnectionError):  # a client gave up
             super().handle()
-        except ConnectionError:  # a client gave up
-            pass
 
 
 @contextmanager
