@@ -1,84 +1,85 @@
-"""The support desk on something outside: what a call changed stays changed, whatever happens to the caller."""
+"""The support desk on something outside: what a call changed stays changed, whatever happens to the caller.
+
+Tools for a `tools.toml`, as a person would write them: one file a scenario, to which every write adds a
+line, also one that is refused.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cacherl.core.messages import ToolCall
-from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import Source, Tier, ToolResult, ToolSpec
-from cacherl.worlds.desk import DeskWorld
+from cacherl.toolbox.functions import tool
 from cacherl.worlds.desk.database import Desk
-from cacherl.worlds.desk.tools import SPECS, WRITERS, run_tool
 from cacherl.worlds.desk.world import scenario_named
 
 FOLDER = "LASTING_DESK"
 """The environment variable that says where the desk keeps its files."""
 
+TOOLS = """
+namespace = "lasting-desk"
+resets = false
+scenario = "desk-1"
+
+[python.desk]
+module = "{module}"
+
+[tools.get_order]
+reads = ["order:{{order_id}}"]
+writes = []
+"""
+
+
+def open_tools(scenario: str) -> LastingDesk:
+    return LastingDesk(scenario)
+
 
 class LastingDesk:
-    """The desk's tools over one file a scenario, to which every write adds a line (`World`)."""
+    def __init__(self, scenario: str) -> None:
+        self._scenario = scenario_named(scenario)
+        self._file = Path(os.environ[FOLDER]) / f"{scenario}.jsonl"
 
-    namespace = "lasting-desk"
-    resets = False
+    @tool
+    def get_order(self, order_id: str) -> dict[str, Any]:
+        """Read one order."""
+        return self._done("get_order", {"order_id": order_id}, writes=False)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    @tool(reads=["order:{order_id}"], writes=["order:{order_id}"])
+    def cancel_order(self, order_id: str) -> dict[str, Any]:
+        """Cancel an order."""
+        return self._done("cancel_order", {"order_id": order_id})
 
-    @property
-    def specs(self) -> Sequence[ToolSpec]:
-        return SPECS
+    @tool
+    def create_ticket(self, customer_id: str, topic: str, priority: str) -> dict[str, Any]:
+        """Open a ticket."""
+        asked = {"customer_id": customer_id, "topic": topic, "priority": priority}
+        return self._done("create_ticket", asked)
 
-    def open(self, scenario: str) -> LastingTools:
-        return LastingTools(scenario, self._folder / f"{scenario}.jsonl")
-
-    def tasks(self, split: Split, *, count: int, seed: int) -> list[Task]:
-        return DeskWorld().tasks(split, count=count, seed=seed)
-
-
-class LastingTools:
-    """Tools over one file."""
-
-    def __init__(self, scenario: str, file: Path) -> None:
-        self._scenario, self._file = scenario_named(scenario), file
-
-    async def call(self, call: ToolCall) -> ToolResult:
+    def _done(self, name: str, arguments: dict[str, Any], *, writes: bool = True) -> dict[str, Any]:
         desk = Desk(self._scenario)
         try:
-            for done in done_in(self._file):
-                run_tool(desk, *done)
-            text, error = run_tool(desk, call.name, call.arguments)
-            if call.name in WRITERS:
-                line = json.dumps([call.name, call.arguments]).encode() + b"\n"
+            for before, asked in done_in(self._file):
+                try:
+                    getattr(desk, before)(**asked)
+                except Exception:  # noqa: BLE001 - it was refused then, too
+                    continue
+            if writes:
+                line = json.dumps([name, arguments]).encode() + b"\n"
                 descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.write(descriptor, line)
                 os.close(descriptor)
-            await asyncio.sleep(0.01)  # done, and nobody has heard of it yet
+            time.sleep(0.01)  # done, and nobody has heard of it yet
+            answer: dict[str, Any] = getattr(desk, name)(**arguments)
+            return answer
         finally:
             desk.close()
-        return ToolResult(
-            call_id=call.id,
-            name=call.name,
-            text=text,
-            is_error=error is not None,
-            error_class=error,
-            tier=Tier.LIVE,
-            source=Source.LIVE,
-        )
-
-    def fingerprint(self) -> str:
-        return ""
-
-    async def aclose(self) -> None:
-        pass
 
 
-def done_in(file: Path) -> list[tuple[str, dict[str, object]]]:
+def done_in(file: Path) -> list[tuple[str, dict[str, Any]]]:
     if not file.exists():
         return []
     return [tuple(json.loads(line)) for line in file.read_bytes().splitlines()]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.record.lasting_desk import FOLDER, LastingDesk
+from tests.record.lasting_desk import FOLDER
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,11 +82,11 @@ def _serve(log: str) -> None:
     import cacherl.adapters.any_llm_completions
     import cacherl.cache.safety.redact
     import cacherl.record.folder
+    import cacherl.toolbox.functions
+    import cacherl.toolbox.written_tasks
     import cacherl.worlds.desk  # noqa: F401
-    from cacherl import wiring
     from cacherl.cli import main
 
-    wiring.WORLDS["lasting-desk"] = lambda _: LastingDesk(Path(os.environ[FOLDER]))
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:

@@ -16,15 +16,16 @@ import pytest
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.upkeep.diff import diff_files
 from cacherl.core.folders import DataFolder
-from cacherl.core.jsonl import read_jsonl
+from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import AssistantMessage, ToolCall
-from cacherl.core.tasks import Task
+from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import ErrorClass, Source, ToolResult
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.record.folder import Manifest
 from cacherl.record.into_cache import CacheOfFile
+from cacherl.worlds.desk import DeskWorld
 from cacherl.worlds.desk.tools import WRITERS
-from tests.record.lasting_desk import writes_done
+from tests.record import lasting_desk as lasting
 from tests.record.preloaded import Preloaded
 from tests.teacher_server import TeacherServer, Trouble
 
@@ -45,14 +46,31 @@ def cacherl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
         yield preloaded
 
 
-def desk(
-    teacher: TeacherServer, out: Path, *more: str, count: int = 8, world: str = "desk"
-) -> list[str | Path]:
+def recording(teacher: TeacherServer, out: Path, *more: str | Path) -> list[str | Path]:
     return [
-        *("record", "--world", world, "--count", str(count), "--best-of", "2"),
-        *("--teacher", f"openai:desk@{teacher.url}", "--out", out, "--timeout-s", "1"),
-        *("--concurrency", "4", *more),
+        *("record", "--teacher", f"openai:desk@{teacher.url}", "--out", out, "--best-of", "2"),
+        *("--timeout-s", "1", "--concurrency", "4", *more),
     ]
+
+
+def desk(teacher: TeacherServer, out: Path) -> list[str | Path]:
+    return recording(teacher, out, "--world", "desk", "--count", "8")
+
+
+def lasting_desk(teacher: TeacherServer, out: Path, beside: Path) -> list[str | Path]:
+    """Tools that keep what was done to them, and tasks for them: files, as a person has them."""
+    tools, file = beside / "tools.toml", beside / "wanted.jsonl"
+    tools.write_text(lasting.TOOLS.format(module=Path(lasting.__file__)))
+    every = DeskWorld().tasks(Split.TRAIN, count=200, seed=0)
+    write_jsonl(
+        file,
+        [
+            msgspec.structs.replace(task, tools=(), namespace="lasting-desk")
+            for task in every
+            if task.family == "cancel"
+        ][:8],
+    )
+    return recording(teacher, out, "--tools", tools, "--tasks", file)
 
 
 def lines(folder: DataFolder) -> int:
@@ -192,7 +210,7 @@ def test_no_write_is_repeated_on_tools_that_act_on_something_outside(
             goal = lines(folder) + drawn.randint(2, 20)
             return lambda: lines(folder) >= goal
 
-        command = desk(teacher, folder.root, count=8, world="lasting-desk")
+        command = lasting_desk(teacher, folder.root, tmp_path)
         killed = killed_until_done(cacherl, command, teacher, some_lines_on, kills=8)
         assert killed >= 5
         check_whole(folder, teacher, tmp_path / "built.sqlite", episodes=16)
@@ -207,7 +225,7 @@ def test_no_write_is_repeated_on_tools_that_act_on_something_outside(
                 write = (tasks[each.task_id].scenario, call.name, arguments)
                 asked[write] += 1
                 answered[write] += result.error_class is not ErrorClass.TRANSIENT
-    done = writes_done(cacherl.folder)
+    done = lasting.writes_done(cacherl.folder)
     assert sum(asked.values()) > 4
     assert not done - asked, "a write was made that no episode on file asked for"
     assert not answered - done, "an episode holds the answer to a write that was never made"

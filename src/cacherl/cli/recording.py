@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -243,6 +243,13 @@ def _world_and_tasks(wanted: _Wanted) -> tuple[World, list[Task]]:
         raise RecipeError(
             f"{wanted.tasks_file}: no tasks of split {split.value} ({there}). "
             "Name another with --split."
+        )
+    if len(tasks) < len(every):
+        others = Counter(task.split.value for task in every if task.split is not split)
+        click.echo(
+            f"! {len(every) - len(tasks)} of {len(every)} tasks are left out: they are not of split "
+            f"{split.value} ({_counts(others)}). Record them into a folder of their own (--split).",
+            err=True,
         )
     return world, tasks[: wanted.limit]
 
@@ -500,8 +507,8 @@ def _tell_plan(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan)
         else "they act for real: no state is reset between episodes"
     )
     click.echo(
-        f"{planned.episodes} episodes to record ({planned.tasks} {wanted.split} tasks, "
-        f"{plan.best_of} each; {planned.on_file} on file) into {planned.out}"
+        f"{_count(planned.episodes, 'episode')} to record "
+        f"({_count(planned.tasks, f'{wanted.split} task')}, {plan.best_of} each; {planned.on_file} on file) into {planned.out}"
     )
     click.echo(
         f"{len(planned.tools)} tools, {len(planned.writers)} that write "
@@ -528,8 +535,8 @@ def _tell(folder: DataFolder, outcome: Outcome) -> None:
     run, held = outcome.summary.run, outcome.summary.folder
     more = f", {run.retried} of them once more after a failure" if run.retried else ""
     click.echo(
-        f"{run.episodes} episodes recorded{more}; {run.skipped} were there. "
-        f"{folder.root} holds {held.episodes} episodes of {held.tasks} tasks."
+        f"Recorded {_count(run.episodes, 'episode')}{more}; {run.skipped} were there. "
+        f"{folder.root} holds {_count(held.episodes, 'episode')} of {_count(held.tasks, 'task')}."
     )
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _rows(outcome):
@@ -538,8 +545,8 @@ def _tell(folder: DataFolder, outcome: Outcome) -> None:
     if held.failed:
         again = held.failed - held.refused
         click.echo(
-            f"{held.failed} episodes failed: {again} are recorded again by the same command, "
-            f"{held.refused} were refused by the teacher (--retry-refused asks again)"
+            f"Failed: {_count(again, 'episode')}, which the same command records again, and "
+            f"{held.refused} that the teacher refused (--retry-refused asks again)"
         )
     click.echo(f"Next: cacherl augment {folder.root}")
     click.echo(f"      cacherl cache stats {folder.cache}")
@@ -576,5 +583,9 @@ def _requests(ledger: Ledger) -> str:
     return f"{total.requests:,} sent, {total.from_journal:,} answered by the journal{failed}"
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
