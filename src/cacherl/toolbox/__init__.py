@@ -8,6 +8,7 @@ functions        Python functions as a source
 openapi          what an OpenAPI document says of tools and calls
 failures         what an exception or an HTTP status says of a call
 config           `tools.toml`, read strictly
+written_tasks    a person's file of tasks
 
 Sources are `core.sources.ToolSource`s. Those that need a package of their own are adapters:
 `adapters.mcp_tools` (MCP over stdio and streamable HTTP), `adapters.openapi_tools`.
