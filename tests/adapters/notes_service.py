@@ -47,6 +47,7 @@ SPEC = {
 
 class _Notes(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two would wait 40 ms for each other
     notes: dict[str, str]
     ended: threading.Event
 

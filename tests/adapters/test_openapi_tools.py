@@ -45,6 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers by the path: what a service does in good and in bad times."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two would wait 40 ms for each other
     service: Service
 
     def log_message(self, format: str, *args: Any) -> None: ...

@@ -2,6 +2,7 @@
 
     namespace = "office"          # part of every cache key
     resets = false                # true: every episode starts on a fresh state
+    scenario = "/srv/sandbox"     # for tasks that name none, and to list tools
     [policy]                      # for all tools
     timeout_s = 60
     [mcp.files]
