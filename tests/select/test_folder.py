@@ -15,9 +15,10 @@ from cacherl.cli import main
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.messages import ToolCall
+from cacherl.core.task_file import TaskFile
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import Trajectory
-from cacherl.select import Judgement, TaskFile
+from cacherl.select import Judgement
 from cacherl.select.card import Card
 from cacherl.select.folder import judgements_of, read_card
 from tests.select.sample import made, make_task

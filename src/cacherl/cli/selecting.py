@@ -247,8 +247,9 @@ async def _judged(
     json_out: bool,
 ) -> dict[bytes, JudgeScores]:
     """Ask the judge through the folder's journal, so that asking again costs nothing."""
+    from cacherl.core.task_file import TaskFile
     from cacherl.reward.judge import ChatJudge
-    from cacherl.select import TaskFile, judge_all
+    from cacherl.select import judge_all
     from cacherl.wiring import paid_model
 
     paid = paid_model(wanted.judge, journal=data.journal, options=paying, purpose="judge")

@@ -15,7 +15,6 @@ from cacherl.select.balance import Diversity, Selection
 from cacherl.select.duplicates import HeldOutTexts, held_out_texts
 from cacherl.select.options import SelectOptions
 from cacherl.select.stage import choose, judge_all, select
-from cacherl.select.task_file import TaskFile
 from cacherl.select.verdicts import Judgement, Scorers, Verdict
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "Scorers",
     "SelectOptions",
     "Selection",
-    "TaskFile",
     "Verdict",
     "choose",
     "held_out_texts",

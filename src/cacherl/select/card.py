@@ -22,7 +22,8 @@ import msgspec
 from cacherl import __version__
 from cacherl.cache.safety.scan import excerpt
 from cacherl.cache.safety.sensitive import Found, Profile, Sweep
-from cacherl.core.errors import DataError, MissingExtraError
+from cacherl.core.errors import DataError
+from cacherl.core.languages import UNDETERMINED, detector
 from cacherl.core.messages import (
     AssistantMessage,
     MalformedCall,
@@ -51,7 +52,6 @@ BYTES_PER_TOKEN = 4
 """UTF-8 bytes of a token, roughly, for text without a tokenizer: within a third for what people write."""
 SURE = 0.5
 """A detected language counts from this confidence on; below it a text stays undetermined."""
-UNDETERMINED = "und"
 RECORDED = "recorded here"
 """The source of what was not imported."""
 
@@ -304,7 +304,6 @@ class CardBuilder:
         self._families: Counter[str] = Counter()
         self._languages: Counter[str] = Counter()
         self._detected = 0
-        self._detect: Callable[[str], str] | None = None
         self._splits: Counter[str] = Counter()
         self._stops: Counter[str] = Counter()
         self._policies: Counter[str] = Counter()
@@ -350,11 +349,11 @@ class CardBuilder:
     def _language(self, task: Task, trajectory: Trajectory) -> str:
         if task.language and task.language != UNDETERMINED:
             return task.language
-        if self._detect is None:
-            self._detect = _detector()
-        found = self._detect(asked(trajectory)[:4000])
-        self._detected += found != UNDETERMINED
-        return found
+        guess = detector()(asked(trajectory)[:4000])
+        if guess.confidence < SURE:
+            return UNDETERMINED
+        self._detected += 1
+        return guess.language
 
     def _add_tools(self, task: Task, trajectory: Trajectory) -> None:
         self._offered.update(spec.name for spec in task.tools)
@@ -612,20 +611,6 @@ def _cut(text: str, limit: int) -> str:
 
 def _estimate(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
-
-
-def _detector() -> Callable[[str], str]:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise MissingExtraError("py3langid", "card") from error
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-    def detect(text: str) -> str:
-        language, confidence = identifier.classify(text)
-        return str(language) if confidence >= SURE else UNDETERMINED
-
-    return detect
 
 
 def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:

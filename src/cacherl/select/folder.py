@@ -15,6 +15,7 @@ from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
 from cacherl.core.records import JsonObject
+from cacherl.core.task_file import TaskFile
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
 from cacherl.select.balance import Selection
@@ -29,7 +30,6 @@ from cacherl.select.card import (
 from cacherl.select.duplicates import HeldOutTexts, asked
 from cacherl.select.options import SelectOptions
 from cacherl.select.stage import ReadTold, choose, paired, select
-from cacherl.select.task_file import TaskFile
 from cacherl.select.verdicts import Scorers
 
 THIS_SET = "this set"
