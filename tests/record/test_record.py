@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.core.errors import DataError, ModelError, RecipeError, ToolError
+from cacherl.core.errors import (
+    BudgetError,
+    CacheRLError,
+    DataError,
+    ModelError,
+    RecipeError,
+    ToolError,
+)
 from cacherl.core.jsonl import read_jsonl
 from cacherl.core.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from cacherl.core.models import Limits, ModelTurn
@@ -17,6 +24,7 @@ from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
 from cacherl.core.trajectories import StopReason, TokenSegment, Trajectory
 from cacherl.record import record
+from cacherl.teacher.failure import EndpointError, Failure
 
 ADD = ToolSpec(
     name="add",
@@ -85,9 +93,9 @@ class Counter:
     """A world with one number in it; the scenario `gone` cannot be opened."""
 
     namespace = "counter"
-    resets = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, resets: bool = True) -> None:
+        self.resets = resets
         self.calls = 0
         self.opened: list[CounterTools] = []
 
@@ -113,6 +121,8 @@ class Adder:
 
     def __init__(self) -> None:
         self.broken = False
+        self.broken_after_calls = False
+        self.error: CacheRLError = ModelError("http://x: no connection. Start the server.")
         self.seeds: list[int] = []
 
     def start(self, task: Task, *, limits: Limits, seed: int) -> AdderSession:
@@ -126,9 +136,9 @@ class AdderSession:
         self._number = number
 
     async def reply(self, new: Sequence[Message]) -> ModelTurn:
-        if self._model.broken:
-            raise ModelError("http://x: no connection. Start the server.")
         last = new[-1]
+        if self._model.broken or (self._model.broken_after_calls and isinstance(last, ToolMessage)):
+            raise self._model.error
         if isinstance(last, ToolMessage):
             message = AssistantMessage(content=f"Now {last.content}.")
         else:
@@ -309,3 +319,74 @@ async def test_a_damaged_line_stops_before_any_live_call(tmp_path: Path) -> None
 
     assert world.calls == calls
     assert out.read_bytes() == damaged
+
+
+async def test_a_failed_episode_goes_on_without_calling_again_what_it_called(
+    tmp_path: Path,
+) -> None:
+    """The model was lost after the call: asked again it must not book the same thing twice."""
+    world, model, out = Counter(resets=False), Adder(), tmp_path / "trajectories.jsonl"
+    tasks = [make_task(1), make_task(2)]
+    model.broken_after_calls = True
+    await record(model, world, tasks, limits=LIMITS, seed=0, out=out)
+    model.broken_after_calls = False
+
+    summary = await record(model, world, tasks, limits=LIMITS, seed=0, out=out)
+
+    assert world.calls == 2
+    assert (summary.live_calls, summary.retried, summary.stops) == (0, 2, {"answer": 2})
+    assert [t.messages[-1] for t in read_jsonl(out, Trajectory)] == [
+        AssistantMessage(content="Now 1."),
+        AssistantMessage(content="Now 2."),
+    ]
+
+
+async def test_a_spent_budget_begins_nothing_new_and_ends_what_it_can(tmp_path: Path) -> None:
+    """Everything bought is on file, and the summary says how much is left to do."""
+    world, model, out = Counter(), Adder(), tmp_path / "trajectories.jsonl"
+    tasks = world.tasks(Split.TRAIN, count=10, seed=0)
+
+    def spend(done: int, total: int) -> None:
+        if done == 3:
+            model.broken, model.error = True, BudgetError("the budget of $1 is spent.")
+
+    summary = await record(
+        model, world, tasks, limits=LIMITS, seed=0, out=out, concurrency=2, on_progress=spend
+    )
+    model.broken = False
+    after = await record(model, world, tasks, limits=LIMITS, seed=0, out=out)
+
+    assert summary.out_of_budget == "the budget of $1 is spent."
+    assert 3 <= summary.episodes < 6
+    assert summary.left == 10 - summary.episodes
+    assert summary.cut_short >= 1
+    assert (after.skipped, after.episodes, after.left) == (summary.episodes, summary.left, 0)
+
+
+async def test_what_the_teacher_refuses_is_asked_again_only_if_told(tmp_path: Path) -> None:
+    """The same request is refused the same way for ever; a failure on record is an answer too."""
+    world, model, out = Counter(), Adder(), tmp_path / "trajectories.jsonl"
+    model.broken = True
+    model.error = EndpointError("http://x: 400: unsafe prompt.", kind=Failure.REFUSED)
+    first = await record(model, world, [make_task(1)], limits=LIMITS, seed=0, out=out)
+    model.broken = False
+
+    second = await record(model, world, [make_task(1)], limits=LIMITS, seed=0, out=out)
+    told = await record(
+        model, world, [make_task(1)], limits=LIMITS, seed=0, out=out, retry_refused=True
+    )
+
+    assert first.model_errors == {"refused": 1}
+    assert (second.episodes, second.skipped) == (0, 1)
+    assert (told.episodes, told.stops) == (1, {"answer": 1})
+
+
+async def test_half_a_character_does_not_end_the_run(tmp_path: Path) -> None:
+    """Models cut emoji in two; no file can hold the half, and a night's run must not end with it."""
+    world, model, out = Counter(), Adder(), tmp_path / "trajectories.jsonl"
+    model.broken, model.error = True, ModelError("http://x: said \ud83d. Try again.")
+
+    await record(model, world, [make_task(1)], limits=LIMITS, seed=0, out=out)
+
+    (trajectory,) = read_jsonl(out, Trajectory)
+    assert trajectory.notes["error"] == "http://x: said ?. Try again."

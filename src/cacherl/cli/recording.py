@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from cacherl.teacher.options import TeacherOptions
     from cacherl.toolbox.toolbox import ToolboxReport
 
+_AT_ONCE = 8
+_AT_ONCE_IN_BATCHES = 512
+"""A batch holds one request of each episode under way: with few of them batches would be small."""
 _TICK_S = 0.5
 _LOG_EVERY_S = 10.0
 
@@ -73,9 +76,7 @@ _LOG_EVERY_S = 10.0
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Episodes at once.",
+    help=f"Episodes at once; {_AT_ONCE} unless told, {_AT_ONCE_IN_BATCHES} with --batch.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -124,6 +125,11 @@ def record_command(**options: Any) -> None:
         click.echo(as_json(outcome))
     else:
         _tell(folder, outcome)
+        if wanted.redact is not None:
+            click.echo(
+                f"! {folder.journal} holds what was really said, for runs that go on from here. "
+                "Delete it once you need no more of them; never publish it."
+            )
     run = outcome.summary.run
     if run.out_of_budget is not None:
         total = run.skipped + run.episodes + run.left
@@ -149,7 +155,7 @@ class _Wanted:
     split: str
     limit: int | None
     best_of: int
-    concurrency: int
+    concurrency: int | None
     seed: int
     temperature: float | None
     max_turns: int
@@ -209,7 +215,7 @@ class _Wanted:
             else Profile(name="personal" if self.redact == "personal" else "secrets"),
             seed=self.seed,
             best_of=self.best_of,
-            concurrency=self.concurrency,
+            concurrency=self.concurrency or (_AT_ONCE_IN_BATCHES if self.batch else _AT_ONCE),
             retry_refused=self.retry_refused,
         )
 
@@ -282,6 +288,8 @@ async def _record(
 ) -> Outcome:
     from cacherl.record.folder import record_folder
 
+    # What was really said stands in there, also with --redact.
+    folder.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
     model, paid = _teacher(wanted, folder)
     for notice in () if paid is None else paid.notices:
         click.echo(f"! {notice}", err=True)

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -29,9 +29,28 @@ def _digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=_HEX // 2).hexdigest().encode()
 
 
+def whole(value: Any) -> Any:
+    """Return a JSON value with each half of a character (a lone surrogate) replaced by `?`.
+
+    Models and tools write such halves where they cut a text; no file and no request can hold them.
+    """
+    match value:
+        case str():
+            return value.encode(errors="replace").decode()
+        case dict():
+            return {whole(name): whole(member) for name, member in value.items()}
+        case list() | tuple():
+            return [whole(item) for item in value]
+        case _:
+            return value
+
+
 def encode_line(record: Record) -> bytes:
-    """Return the record's line, newline included."""
-    body = msgspec.json.encode(record)
+    """Return the record's line, newline included. Halves of characters are written as `?`."""
+    try:
+        body = msgspec.json.encode(record)
+    except UnicodeEncodeError:
+        body = msgspec.json.encode(whole(msgspec.to_builtins(record)))
     joint = b'"}' if body == b"{}" else b'",' + body[1:]
     return _PREFIX + _digest(body) + joint + b"\n"
 

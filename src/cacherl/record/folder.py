@@ -281,7 +281,7 @@ async def record_folder(
         tasks: what to solve; with those of earlier runs they are kept in the folder.
         plan: how. A folder keeps to the plan it was begun with.
         on_trajectory: called with each finished episode, as it is kept.
-        on_progress: called after each episode.
+        on_progress: called before the first episode and after each.
         clock: when episodes are recorded.
 
     Raises:

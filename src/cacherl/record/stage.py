@@ -131,7 +131,7 @@ async def record(
         on_trajectory: called with each finished episode once it is on file, in the order of the file.
             It is not called again if the process dies before or within it: what it keeps must be
             brought level with the file at the next start (`CacheOfFile`).
-        on_progress: called after each episode.
+        on_progress: called before the first episode and after each.
         give_up_after: infrastructure failures in a row, with no success between them, after which
             nothing is to be hoped for. A wrong key and an account without money end the run at once.
         retry_refused: record episodes again that the teacher refused.
@@ -148,6 +148,8 @@ async def record(
     wanted = len(tasks) * best_of
     tally = _Tally()
     done = wanted - len(missing)
+    if on_progress is not None:
+        on_progress(done, wanted)
 
     def while_allowed() -> Iterator[tuple[Task, int]]:
         for pair in missing:

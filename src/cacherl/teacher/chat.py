@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cacherl.core.completions import CompletionRequest, Completions
+from cacherl.core.jsonl import whole
 from cacherl.core.messages import (
     AssistantMessage,
     Call,
@@ -148,8 +149,9 @@ class _Session:
         model_s = time.perf_counter() - started
         if reply.context_full:
             return ModelTurn(message=AssistantMessage(), context_full=True, model_s=model_s)
-        message = self._read(reply.message)
-        self._history.append(_echo(message, reply.message))
+        said = whole(reply.message)  # what a request cannot hold must not get into the history
+        message = self._read(said)
+        self._history.append(_echo(message, said))
         self._turns += 1
         self._known_tokens = reply.prompt_tokens + reply.completion_tokens
         return ModelTurn(
@@ -211,6 +213,8 @@ class _Session:
             else:
                 if not isinstance(arguments, dict):
                     problem = f"the arguments of {name} are not a JSON object"
+                elif whole(arguments) != arguments:
+                    problem = f"the arguments of {name} hold half a character (a lone surrogate)"
         if problem is not None:
             return MalformedCall(id=id_, text=f"{name}({text})", problem=problem)
         return ToolCall(id=id_, name=name, arguments=arguments)
