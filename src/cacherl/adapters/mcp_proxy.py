@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
@@ -37,6 +38,7 @@ from mcp_types import (
     JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
+    jsonrpc_message_adapter,
 )
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -214,7 +216,7 @@ class _Running:
     async def send(self, message: Message) -> None:
         if self._writing is not None:
             with suppress(*_GONE):
-                await self._writing.send(self.sent(message))
+                await _sent(self._writing, self.sent(message))
 
     async def aclose(self) -> None:
         self._scope.cancel()
@@ -288,6 +290,14 @@ def connects(upstream: Upstream) -> Connect:
     return connect
 
 
+async def _sent(writing: Any, item: SessionMessage) -> None:
+    """Send an item, at once where its transport waits for one: going round the event loop is dear."""
+    try:
+        writing.send_nowait(item)
+    except (anyio.WouldBlock, AttributeError):  # streams that carry a context have no such method
+        await writing.send(item)
+
+
 def _reason(error: BaseException) -> str:
     """Return what went wrong, of the first of several errors that a transport raised at once."""
     while isinstance(error, BaseExceptionGroup):
@@ -344,12 +354,7 @@ def _begun(plan: Plan, upstream: Upstream | None, writing: Any, *, http: bool) -
 async def _over_stdio(plan: Plan, upstream: Upstream | None) -> None:
     scope = anyio.CancelScope()
     with _on_signals(scope.cancel), scope:
-        async with (
-            _standard_streams() as files,
-            stdio_server(*files) as (reading, writing),
-            reading,
-            writing,
-        ):
+        async with _standard_streams() as (reading, writing):
             await _converse(_begun(plan, upstream, writing, http=False), reading, plan.log)
 
 
@@ -366,62 +371,72 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-# ---- standard input and output, without threads: a thread a line costs more than all the rest
+# ---- standard input and output
+#
+# The library's `stdio_server` takes a thread for every line each way, and four turns of the event loop
+# a message: more than all else that the proxy does. This is its framing, on pipes.
 
 
 class _Lines:
-    """Standard input by the line."""
+    """The client's messages on standard input."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def __aiter__(self) -> AsyncIterator[SessionMessage | Exception]:
         parts: list[bytes] = []  # of a line that is longer than what is read at once
         while chunk := await self._reader.read(_READ_BYTES):
             first, *others = chunk.split(b"\n")
             parts.append(first)
             for following in others:
-                if line := b"".join(parts).strip():
-                    yield line.decode("utf-8", "replace")
+                line = b"".join(parts).strip()
                 parts = [following]
+                if line:
+                    yield _parsed(line)
         if line := b"".join(parts).strip():
-            yield line.decode("utf-8", "replace")
+            yield _parsed(line)
+
+
+def _parsed(line: bytes) -> SessionMessage | Exception:
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+    except ValueError as error:
+        return error
 
 
 class _Out:
-    """Standard output."""
+    """The client's standard input, from our side."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
 
-    async def write(self, text: str) -> None:
-        self._writer.write(text.encode())
-
-    async def flush(self) -> None:
-        with suppress(ConnectionError):
+    async def send(self, item: SessionMessage) -> None:
+        said = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+        with suppress(ConnectionError):  # the client is gone: its end of input tells
+            self._writer.write(said.encode() + b"\n")
             await self._writer.drain()
 
 
 @asynccontextmanager
-async def _standard_streams() -> AsyncIterator[tuple[Any, ...]]:
-    """Yield files for `stdio_server`; nothing else of this process can write to standard output.
+async def _standard_streams() -> AsyncIterator[tuple[Any, Any]]:
+    """Yield what comes from the client and what goes to it.
 
-    Without arguments, which is what it gets where the streams are plain files, it reads in threads.
+    Nothing else in this process can write to standard output meanwhile. Where the streams are plain
+    files, which the event loop cannot wait for, the library's threads serve them.
     """
-    loop = asyncio.get_running_loop()
-    wire = os.dup(1)
-    try:
-        reader = asyncio.StreamReader(limit=_READ_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        opened = os.fdopen(os.dup(0), "rb", buffering=0)
-        out = os.fdopen(wire, "wb", buffering=0)
-        coming, _ = await loop.connect_read_pipe(lambda: protocol, opened)
-        going, flow = await loop.connect_write_pipe(
-            lambda: asyncio.streams.FlowControlMixin(loop=loop), out
-        )
-    except ValueError:
-        yield ()
+    if not (_can_wait(0) and _can_wait(1)):
+        async with stdio_server() as (in_threads, out_threads), in_threads, out_threads:
+            yield in_threads, out_threads
         return
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_READ_BYTES)
+    coming, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(0), "rb", buffering=0)
+    )
+    wire = os.dup(1)
+    going, flow = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(wire, "wb", buffering=0)
+    )
     os.dup2(2, 1)
     try:
         yield _Lines(reader), _Out(asyncio.StreamWriter(going, flow, None, loop))
@@ -429,6 +444,11 @@ async def _standard_streams() -> AsyncIterator[tuple[Any, ...]]:
         os.dup2(wire, 1)
         coming.close()
         going.close()
+
+
+def _can_wait(number: int) -> bool:
+    mode = os.fstat(number).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number)
 
 
 # ---- over HTTP

@@ -10,6 +10,9 @@ from cacherl.core.records import JsonObject
 MessageId: TypeAlias = int | str
 """`1` and `"1"` are two ids."""
 
+ENVELOPE = "io.modelcontextprotocol/"
+"""What clients of 2026-07-28 say with every request stands in its `_meta` under such names."""
+
 INVALID_PARAMS = -32602
 METHOD_NOT_FOUND = -32601
 INTERNAL_ERROR = -32603
@@ -33,6 +36,11 @@ class Request:
         """What stands beside the parameters under `_meta`."""
         meta = (self.params or {}).get("_meta")
         return meta if isinstance(meta, dict) else {}
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether it is of 2026-07-28, which has no `initialize`."""
+        return self.method == "server/discover" or f"{ENVELOPE}protocolVersion" in self.meta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

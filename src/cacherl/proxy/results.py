@@ -17,8 +17,10 @@ from cacherl.proxy.messages import (
     Failure,
     MessageId,
     Reply,
+    Request,
     Result,
 )
+from cacherl.proxy.server_note import LISTS
 from cacherl.toolbox.mcp_results import error_class_of, result_of, text_of, wire_of
 
 META = "cacherl/"
@@ -95,6 +97,30 @@ def _meta_of(result: ToolResult) -> JsonObject:
     if result.key is not None:
         meta[f"{META}key"] = result.key
     return meta
+
+
+_CACHED = frozenset({*LISTS, "resources/read", "server/discover"})
+
+
+def suited(request: Request, reply: Reply) -> Reply:
+    """Return a reply with the members that the request's version of the protocol cannot do without.
+
+    A result that was recorded with another version, or that is ours, lacks them.
+    """
+    if isinstance(reply, Failure) or not request.is_modern:
+        return reply
+    needed: JsonObject = {"resultType": "complete"}
+    if request.method in _CACHED:
+        needed |= {"ttlMs": 0, "cacheScope": "private"}
+    if all(name in reply.result for name in needed):
+        return reply
+    return Result(
+        id=reply.id,
+        result={
+            **reply.result,
+            **{name: value for name, value in needed.items() if name not in reply.result},
+        },
+    )
 
 
 def lost(call: ToolCall, message: str) -> ToolResult:

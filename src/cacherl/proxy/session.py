@@ -20,6 +20,7 @@ from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Split
 from cacherl.core.tools import Tier, ToolResult
 from cacherl.proxy.messages import (
+    ENVELOPE,
     INTERNAL_ERROR,
     UNSUPPORTED_VERSION,
     Failure,
@@ -33,7 +34,7 @@ from cacherl.proxy.messages import (
 )
 from cacherl.proxy.offline import Replayer, answer_of, call_of, policies
 from cacherl.proxy.recorder import Recorder
-from cacherl.proxy.results import lost, reply_of, tool_result
+from cacherl.proxy.results import lost, reply_of, suited, tool_result
 from cacherl.proxy.routing import Routes
 from cacherl.proxy.server_note import (
     LISTS,
@@ -52,7 +53,6 @@ from cacherl.proxy.summary import Tally
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """Protocol versions whose sessions begin with `initialize`."""
 
-_ENVELOPE = "io.modelcontextprotocol/"
 _LISTED_WITHIN_S = 10.0
 _READY_WITHIN_S = 60.0
 _MAX_PAGES = 1000
@@ -159,13 +159,15 @@ class Session:
         self._waiting: dict[MessageId, asyncio.Future[Reply]] = {}
         self._calls: dict[MessageId, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-        plan.tally.sessions += 1
+        self._begun = self._closed = False
 
     # ---- from the client
 
     async def receive(self, message: Message) -> None:
         """Take a message of the client. One at a time, in the order they came."""
+        if not self._begun:  # counted now: what HTTP refuses is no session
+            self._begun = True
+            self._plan.tally.sessions += 1
         match message:
             case Request():
                 await self._request(message)
@@ -188,13 +190,13 @@ class Session:
             await server.aclose()
 
     async def _request(self, request: Request) -> None:
-        if self._handshake_only and _is_modern(request):
+        if self._handshake_only and request.is_modern:
             await self._answer(_sent_back(request))
             return
         if request.method == "tools/call":
             self._plan.tally.calls += 1
         if self._connect is None:
-            await self._answer(await self._offline(request))
+            await self._answer(suited(request, await self._offline(request)))
             return
         try:
             await self._started()
@@ -371,7 +373,7 @@ class Session:
             told = lost(call, message)
         if self._plan.record:
             self._plan.tally.answered(Tier.LIVE, is_error=True)
-        return reply_of(request.id, told, meta=False)
+        return suited(request, reply_of(request.id, told, meta=False))
 
     async def _answer(self, reply: Reply) -> None:
         await self._client.send(reply, related=reply.id)
@@ -434,11 +436,13 @@ class Session:
 
     async def _knows_tools(self, request: Request) -> None:
         """Let no call pass before the server's tools are known: their effects decide its state."""
+        if self._listed.is_set():
+            return
         if self._listing:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._listed.wait(), _LISTED_WITHIN_S)
             return
-        if self._greeted is None and _is_modern(request):  # its client knows the server already
+        if self._greeted is None and request.is_modern:  # its client knows the server already
             params = {"_meta": _envelope(request)}
             self._greeting = Request(id=request.id, method="server/discover", params=params)
             with suppress(ToolError):
@@ -566,7 +570,7 @@ class Session:
             return tool_result(call, reply, asyncio.get_running_loop().time() - started)
 
         try:
-            await self._answer(await self._replaying().answer(request, live))
+            await self._answer(suited(request, await self._replaying().answer(request, live)))
         except CacheRLError as error:
             self._plan.log(str(error))
             await self._answer(failure(request.id, INTERNAL_ERROR, str(error)))
@@ -598,15 +602,11 @@ def played(cache: ToolCache) -> str:
 
 def _envelope(request: Request) -> JsonObject:
     """Return what a client of 2026-07-28 says with every request of version, name and abilities."""
-    return {name: value for name, value in request.meta.items() if name.startswith(_ENVELOPE)}
-
-
-def _is_modern(request: Request) -> bool:
-    return request.method == "server/discover" or f"{_ENVELOPE}protocolVersion" in request.meta
+    return {name: value for name, value in request.meta.items() if name.startswith(ENVELOPE)}
 
 
 def _sent_back(request: Request) -> Failure:
-    asked = request.meta.get(f"{_ENVELOPE}protocolVersion", "")
+    asked = request.meta.get(f"{ENVELOPE}protocolVersion", "")
     return failure(
         request.id,
         UNSUPPORTED_VERSION,

@@ -1,0 +1,409 @@
+"""One session, without processes: what is written down when calls overlap, fail, or get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cacherl.cache.episodes.ledger import MissPolicy
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.safety.redact import Profile
+from cacherl.cache.safety.scan import scan_store
+from cacherl.core.errors import CacheError, ToolError
+from cacherl.core.tools import Tier
+from cacherl.proxy.messages import Failure, Message, MessageId, Notification, Request, Result
+from cacherl.proxy.server_note import kept_server
+from cacherl.proxy.session import Connect, Plan, Session, played
+from tests.proxy.plain_server import Shop
+
+
+@dataclass
+class Screen:
+    """A client's side: what it was sent."""
+
+    sent: list[Message] = field(default_factory=list)
+    gone: list[MessageId] = field(default_factory=list)
+
+    async def send(self, message: Message, *, related: MessageId | None) -> None:
+        self.sent.append(message)
+
+    async def unanswered(self, request: Request) -> None:
+        self.gone.append(request.id)
+
+    def reply(self, number: MessageId) -> Any:
+        (found,) = (
+            each for each in self.sent if isinstance(each, Result | Failure) and each.id == number
+        )
+        return found.result if isinstance(found, Result) else found.error
+
+
+class Counter:
+    """A shop in this process, whose answers to calls are handed out one by one where a test wants it."""
+
+    def __init__(self) -> None:
+        self.shop = Shop()
+        self.holding = False
+        self.held: dict[MessageId, Message] = {}
+        self.seen: list[Message] = []
+        self.starts = 0
+        self.broken = False
+
+    async def connect(
+        self,
+        on_message: Callable[[Message], Awaitable[None]],
+        on_stop: Callable[[str], Awaitable[None]],
+    ) -> Counter:
+        if self.broken:
+            raise ToolError("the shop is shut")
+        self.starts += 1
+        self.say, self.stop = on_message, on_stop
+        return self
+
+    async def send(self, message: Message) -> None:
+        self.seen.append(message)
+        if not isinstance(message, Request):
+            return
+        said = self.shop.answer(
+            {"id": message.id, "method": message.method, "params": message.params}
+        )
+        assert said is not None
+        reply: Message = (
+            Result(id=message.id, result=said["result"])
+            if "result" in said
+            else Failure(id=message.id, error=said["error"])
+        )
+        if self.holding and message.method == "tools/call":
+            self.held[message.id] = reply
+        else:
+            await self.say(reply)
+
+    async def release(self, number: MessageId) -> None:
+        await self.say(self.held.pop(number))
+
+    async def dies(self) -> None:
+        self.held.clear()
+        self.shop = Shop()
+        await self.stop("it fell over")
+
+    async def aclose(self) -> None:
+        self.held.clear()
+
+
+HELLO = Request(id=0, method="initialize", params={"protocolVersion": "2025-06-18"})
+READY = Notification(method="notifications/initialized")
+
+
+def call(number: MessageId, tool: str, **arguments: Any) -> Request:
+    params = {"name": tool, "arguments": arguments}
+    return Request(id=number, method="tools/call", params=params)
+
+
+async def opened(plan: Plan, connect: Connect | None) -> tuple[Session, Screen]:
+    screen = Screen()
+    session = Session(plan, screen, connect)
+    for message in (HELLO, READY):
+        await session.receive(message)
+    return session, screen
+
+
+@pytest.fixture
+def cache() -> Any:
+    with ToolCache.open(":memory:") as found:
+        yield found
+
+
+def statuses(cache: ToolCache, *calls: Request) -> list[Any]:
+    """What a client is told that makes these calls one after the other in a replay."""
+
+    async def run() -> list[Any]:
+        session, screen = await opened(Plan(cache=cache, record=False), None)
+        for each in calls:
+            await session.receive(each)
+        await session.aclose()
+        return [screen.reply(each.id)["content"][0]["text"] for each in calls]
+
+    return asyncio.run(run())
+
+
+GET = call(1, "get_order", order_id="A")
+CANCEL = call(2, "cancel_order", order_id="A")
+AGAIN = call(3, "get_order", order_id="A")
+
+
+@pytest.mark.parametrize("answers", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (3, 1, 2)])
+def test_calls_that_overlap_stand_in_the_order_of_their_requests(
+    cache: ToolCache, answers: tuple[int, ...]
+) -> None:
+    """A replay answers at once, so it meets the calls one after the other, in that order."""
+
+    async def run() -> list[Any]:
+        counter = Counter()
+        session, screen = await opened(Plan(cache=cache, record=True), counter.connect)
+        counter.holding = True
+        for each in (GET, CANCEL, AGAIN):
+            await session.receive(each)
+        for number in answers:
+            await counter.release(number)
+        await session.aclose()
+        return [screen.reply(number)["content"][0]["text"] for number in (1, 2, 3)]
+
+    live = asyncio.run(run())
+    assert live == ["paid", "A is off", "cancelled"], "the client has each answer as it came"
+    assert statuses(cache, GET, CANCEL, AGAIN) == live
+
+
+def test_an_answer_waits_for_nothing_but_an_earlier_change(cache: ToolCache) -> None:
+    """What the client was told is in the cache; only a change under way before it holds it back."""
+
+    async def run() -> list[int]:
+        counter = Counter()
+        plan = Plan(cache=cache, record=True)
+        session, _ = await opened(plan, counter.connect)
+        counter.holding = True
+        kept = []
+        for each in (GET, CANCEL, AGAIN):
+            await session.receive(each)
+        for number in (3, 2, 1):
+            await counter.release(number)
+            kept.append(plan.tally.recorded)
+        await session.aclose()
+        return kept
+
+    assert asyncio.run(run()) == [0, 2, 3]
+
+
+def test_a_change_that_was_cancelled_leaves_a_state_that_nothing_is_recorded_in(
+    cache: ToolCache,
+) -> None:
+    """Whether the order is off nobody knows: a read of it now must not pass for either."""
+
+    async def run() -> tuple[Plan, Screen]:
+        counter = Counter()
+        plan = Plan(cache=cache, record=True)
+        session, screen = await opened(plan, counter.connect)
+        counter.holding = True
+        await session.receive(CANCEL)
+        cancel = {"requestId": 2, "reason": "changed my mind"}
+        await session.receive(Notification(method="notifications/cancelled", params=cancel))
+        counter.holding = False
+        for each in (AGAIN, call(4, "get_order", order_id="B")):
+            await session.receive(each)
+        assert counter.seen[-3] == Notification(method="notifications/cancelled", params=cancel)
+        await session.aclose()
+        return plan, screen
+
+    plan, screen = asyncio.run(run())
+    assert screen.gone == [2]
+    asked = {entry.call.canonical for entry in cache.store.entries()}
+    assert asked == {b'{"order_id":"B"}'}, "the other order was not touched"
+    assert dict(plan.tally.not_recorded) == {
+        "cancelled": 1,
+        "after a change that may not have happened": 1,
+    }
+
+
+def test_a_server_that_is_started_again_meets_its_client_again(cache: ToolCache) -> None:
+    """With the client's own words; and what it may have forgotten is not taken for known."""
+
+    async def run() -> tuple[Plan, Counter, Screen]:
+        counter = Counter()
+        plan = Plan(cache=cache, record=True)
+        session, screen = await opened(plan, counter.connect)
+        await session.receive(CANCEL)
+        await counter.say(Request(id=77, method="roots/list"))
+        await counter.dies()
+        await session.receive(AGAIN)
+        await session.receive(Result(id=77, result={"roots": []}))
+        await session.receive(call(4, "get_order", order_id="B"))
+        await session.aclose()
+        return plan, counter, screen
+
+    plan, counter, screen = asyncio.run(run())
+    assert counter.starts == 2
+    hellos = [
+        each for each in counter.seen if isinstance(each, Request) and each.params == HELLO.params
+    ]
+    assert [each.method for each in hellos] == ["initialize", "initialize"]
+    assert counter.seen.count(READY) == 2
+    assert not any(isinstance(each, Result) for each in counter.seen), "that question is dead"
+    told = Notification(
+        method="notifications/cancelled",
+        params={"requestId": 77, "reason": "the MCP server shop has stopped (it fell over)"},
+    )
+    assert told in screen.sent
+    assert screen.reply(3)["content"][0]["text"] == "paid", "this server has forgotten"
+    assert plan.tally.not_recorded["after a change that may not have happened"] == 1
+    assert plan.tally.recorded == 2
+
+
+def test_a_server_that_does_not_come_back_is_an_error_each_time(cache: ToolCache) -> None:
+    """No call hangs, and the session goes on when the server does."""
+
+    async def run() -> list[Any]:
+        counter = Counter()
+        session, screen = await opened(Plan(cache=cache, record=True), counter.connect)
+        counter.holding = True
+        await session.receive(GET)
+        await counter.dies()
+        counter.broken = True
+        await session.receive(AGAIN)
+        await session.receive(Request(id=5, method="resources/read", params={}))
+        counter.broken = counter.holding = False
+        await session.receive(call(6, "get_order", order_id="A"))
+        await session.aclose()
+        return [screen.reply(number) for number in (1, 3, 5, 6)]
+
+    died, shut, other, back = asyncio.run(run())
+    assert died["isError"] is shut["isError"] is True
+    assert "Whether it was done nobody knows" in died["content"][0]["text"]
+    assert "the shop is shut" in shut["content"][0]["text"]
+    assert other["code"] == -32603
+    assert "isError" not in back
+
+
+def test_what_the_server_says_of_itself_is_kept_whole(cache: ToolCache) -> None:
+    """All pages of a list as one, and names that a replay needs."""
+
+    async def run() -> None:
+        session, _ = await opened(Plan(cache=cache, record=True), Counter().connect)
+        await session.receive(GET)
+        await session.aclose()
+
+    asyncio.run(run())
+    note = kept_server(cache, "shop")
+    assert note is not None
+    assert note.initialize is not None
+    assert note.initialize["capabilities"]["experimental"] == {"odd": {"x": 1.5}}
+    listed = note.lists["tools/list"]
+    assert [each["name"] for each in listed["tools"]] == [
+        "get_order",
+        "cancel_order",
+        "environment",
+    ]
+    assert "nextCursor" not in listed
+    assert played(cache) == "shop"
+
+
+def test_a_redacted_recording_holds_no_secret_anywhere() -> None:
+    """In arguments, texts, whole answers, and in what the server says of itself."""
+    token = "ghp_" + "a1B2" * 9
+
+    async def run(cache: ToolCache) -> Any:
+        counter = Counter()
+        session, screen = await opened(Plan(cache=cache, record=True), counter.connect)
+        await session.receive(call(1, "get_order", order_id=token))
+        await session.aclose()
+        return screen.reply(1)
+
+    with ToolCache.on(ToolCache.open(":memory:").store, name="x", redactor=None) as cache:
+        from cacherl.cache.safety.redact import Redactor
+
+        cache.redactor = Redactor(Profile(), bytes(range(32)))
+        live = asyncio.run(run(cache))
+        assert live["structuredContent"]["id"] == token, "the client gets what the server said"
+        assert not scan_store(cache.store, "x").findings
+        found = statuses(cache, call(1, "get_order", order_id=token))
+        assert found == ["paid"], "asked with the real value, it is found"
+
+
+def test_misses_follow_the_policy_of_each_tool(cache: ToolCache) -> None:
+    """Reads may be answered by the nearest, writes by a receipt, and one tool be kept strict."""
+
+    async def record() -> None:
+        session, _ = await opened(Plan(cache=cache, record=True), Counter().connect)
+        await session.receive(GET)
+        await session.receive(CANCEL)
+        await session.aclose()
+
+    async def replay(*general: MissPolicy, **by_tool: MissPolicy) -> tuple[Any, Any]:
+        plan = Plan(cache=cache, record=False, on_miss=frozenset(general), on_miss_of=by_tool)
+        session, screen = await opened(plan, None)
+        await session.receive(call(1, "get_order", order_id="B"))
+        await session.receive(call(2, "cancel_order", order_id="B"))
+        return screen.reply(1), screen.reply(2)
+
+    asyncio.run(record())
+    read, write = asyncio.run(replay())
+    assert read["isError"] is write["isError"] is True
+    assert '{\\"order_id\\":\\"A\\"} (differs in order_id)' in read["content"][0]["text"]
+    read, write = asyncio.run(replay(MissPolicy.BEST_EFFORT, MissPolicy.ACKNOWLEDGE))
+    assert read["_meta"]["cacherl/tier"] == write["_meta"]["cacherl/tier"] == "best_effort"
+    assert read["content"][0]["text"] == "paid"
+    read, _ = asyncio.run(replay(MissPolicy.BEST_EFFORT, get_order=MissPolicy.ERROR))
+    assert read["_meta"]["cacherl/tier"] == "miss"
+
+
+def test_a_cache_that_no_proxy_recorded_can_be_played_too(cache: ToolCache) -> None:
+    """Recordings from anywhere make a server: its tools are what was recorded of them."""
+    from tests.cache.recordings import GET as SPEC
+    from tests.cache.recordings import SPACE, result
+    from tests.cache.recordings import call as asked
+
+    made = asked(SPEC, order_id="A-17")
+    from cacherl.core.tasks import Split
+
+    cache.record(SPACE, SPEC, made, result(made, "paid"), scenario="s1", split=Split.TEST)
+
+    async def run() -> Screen:
+        session, screen = await opened(Plan(cache=cache, record=False), None)
+        await session.receive(Request(id=1, method="tools/list"))
+        await session.receive(call(2, "get_order", order_id="A-17"))
+        for number, method in enumerate(("ping", "prompts/list", "server/discover"), 3):
+            await session.receive(Request(id=number, method=method))
+        return screen
+
+    screen = asyncio.run(run())
+    assert screen.reply(0)["serverInfo"]["name"] == SPACE
+    assert [tool["name"] for tool in screen.reply(1)["tools"]] == ["get_order"]
+    assert screen.reply(2)["content"] == [{"type": "text", "text": "paid"}]
+    assert screen.reply(3) == {}
+    assert screen.reply(4)["code"] == screen.reply(5)["code"] == -32601
+
+
+def test_calls_that_are_none_get_an_error_of_the_protocol(cache: ToolCache) -> None:
+    """A client with a fault must not take the proxy down."""
+
+    async def run() -> list[Any]:
+        session, _ = await opened(Plan(cache=cache, record=True), Counter().connect)
+        await session.receive(GET)
+        await session.aclose()
+        session, screen = await opened(Plan(cache=cache, record=False), None)
+        odd: list[Any] = [None, {}, {"name": 7}, {"name": "get_order", "arguments": [1]}]
+        for number, params in enumerate(odd, 1):
+            await session.receive(Request(id=number, method="tools/call", params=params))
+        return [screen.reply(number)["code"] for number in range(1, 5)]
+
+    assert asyncio.run(run()) == [-32602] * 4
+
+
+def test_whose_tools_a_cache_plays_must_be_clear(cache: ToolCache) -> None:
+    """Two servers in one cache are two names, and the message says them."""
+    with pytest.raises(CacheError, match="nothing is recorded"):
+        played(cache)
+    for name in ("one", "two"):
+        cache.store.put_note(f"mcp/{name}/server", b"{}")
+    with pytest.raises(CacheError, match="one, two"):
+        played(cache)
+
+
+def test_the_summary_counts_by_tier(cache: ToolCache) -> None:
+    """A test run can fail on a miss."""
+    plan = Plan(cache=cache, record=True)
+
+    async def run() -> None:
+        session, _ = await opened(plan, Counter().connect)
+        await session.receive(GET)
+        await session.receive(call(9, "no_such", order_id="A"))
+        await session.aclose()
+
+    asyncio.run(run())
+    found = plan.tally.summary(mode="record", cache="c", scenario="s")
+    assert (found.calls, found.recorded, found.errors) == (2, 1, 1)
+    assert found.tiers == {Tier.LIVE: 2}
+    assert found.not_recorded == {"unknown tool": 1}
+    assert json.loads(json.dumps(found.namespaces)) == ["shop"]
