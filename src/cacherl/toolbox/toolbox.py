@@ -19,6 +19,7 @@ from cacherl.core.records import JsonObject, Record
 from cacherl.core.schema import error_text
 from cacherl.core.sources import Answer, ToolSource
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
+from cacherl.toolbox.config import effects_problem
 from cacherl.toolbox.policy import (
     CallPolicy,
     ToolRule,
@@ -451,6 +452,9 @@ def _routes(
                 policy=rule.policy(policy),
                 width=rule.concurrency,
             )
+            problem = effects_problem(routes[offered].spec)
+            if by in rules and problem is not None:
+                raise ToolError(f"[tools.{by}]: {problem}. Correct the name in braces.")
     for name in rules:
         if name not in ruled:
             raise ToolError(
