@@ -8,8 +8,10 @@
 #   make docs         check that what the documents name exists
 #   make bench-cache  the cache against a dict, Redis, rapidfuzz and tantivy; keeps a JSON result
 #   make bench-fidelity  how often the cache is right, on real recordings
+#   make bench-record  what recording, the proxy and importing cost; keeps a JSON result
+#   make servers      the MCP servers of examples/mcp_filesystem.md, into .servers (needs node 20 and npm)
 #
-# Everything is installed into .venv and nowhere else.
+# Everything is installed into .venv and nowhere else; the example's servers into .servers.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -23,10 +25,10 @@ TORCH_INDEX ?=
 EXTRAS := train,mcp,teacher,http,hub,formats,card,report,redis,calibrate,parquet,redact,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity clean
+.PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity bench-record servers clean
 
 help:
-	@sed -n '3,12p' Makefile | cut -c3-
+	@sed -n '3,14p' Makefile | cut -c3-
 
 install: $(STAMP)
 
@@ -68,6 +70,28 @@ bench-cache: install
 
 bench-fidelity: install
 	$(BIN)/python -m benchmarks.bench_fidelity
+
+bench-record: install
+	$(BIN)/python -m benchmarks.bench_record
+
+# Each server keeps its own versions of everything: none of them may decide what .venv holds.
+SERVERS := .servers
+SERVER_PINS := examples/servers/time-git.txt examples/servers/sqlite.txt examples/servers/package.json examples/servers/package-lock.json
+
+servers: $(SERVERS)/.installed
+
+$(SERVERS)/.installed: $(SERVER_PINS)
+	@command -v npm > /dev/null || { echo "No npm found. Two of the servers need node 20 or newer: https://nodejs.org" >&2; exit 1; }
+	@mkdir -p $(SERVERS)/bin
+	for each in time-git sqlite; do \
+		$(PYTHON) -m venv --clear $(SERVERS)/$$each && \
+		$(SERVERS)/$$each/bin/python -m pip install --quiet --disable-pip-version-check --requirement examples/servers/$$each.txt || exit 1; \
+	done
+	cp examples/servers/package.json examples/servers/package-lock.json $(SERVERS)/
+	npm ci --prefix $(SERVERS) --no-audit --no-fund --loglevel=error
+	ln -sf ../time-git/bin/mcp-server-time ../time-git/bin/mcp-server-git ../sqlite/bin/mcp-server-sqlite ../node_modules/.bin/mcp-server-filesystem ../node_modules/.bin/mcp-server-memory $(SERVERS)/bin/
+	@touch $@
+	@echo "Installed into .servers. Next: export PATH=\"$$PWD/.servers/bin:\$$PATH\", and follow examples/mcp_filesystem.md"
 
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
