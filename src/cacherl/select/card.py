@@ -23,7 +23,7 @@ from cacherl import __version__
 from cacherl.cache.safety.scan import excerpt
 from cacherl.cache.safety.sensitive import Found, Profile, Sweep
 from cacherl.core.errors import DataError
-from cacherl.core.languages import UNDETERMINED, detector
+from cacherl.core.languages import UNDETERMINED, detector, prose
 from cacherl.core.messages import (
     AssistantMessage,
     MalformedCall,
@@ -349,7 +349,7 @@ class CardBuilder:
     def _language(self, task: Task, trajectory: Trajectory) -> str:
         if task.language and task.language != UNDETERMINED:
             return task.language
-        guess = detector()(asked(trajectory)[:4000])
+        guess = detector()(prose(asked(trajectory)[:4000]))
         if guess.confidence < SURE:
             return UNDETERMINED
         self._detected += 1
