@@ -114,8 +114,16 @@ class SelectSection(Record, frozen=True, kw_only=True):
     """What is kept, and how much of it SFT sees."""
 
     per_task: int = 1
+    combine: bool = True
+    """Let the best of the rejected come back where a tool, a family or a length is rare."""
     tool_floor: int = 8
+    tool_ceiling: float = 0.0
     family_floor: int = 8
+    family_ceiling: float = 3.0
+    length_floor: int = 0
+    length_ceiling: float = 0.0
+    near_duplicates: float = 0.0
+    """0 finds exact duplicates only; see `select.SelectOptions`, as for all of these."""
     sft_share: float = 1.0
     """Share of the kept trajectories that SFT learns from, in (0, 1]; GRPO sees all tasks."""
 
@@ -219,7 +227,15 @@ class Recipe(Record, frozen=True, kw_only=True):
         """The select section as the stage takes it."""
         s = self.select
         return SelectOptions(
-            per_task=s.per_task, tool_floor=s.tool_floor, family_floor=s.family_floor
+            per_task=s.per_task,
+            combine=s.combine,
+            tool_floor=s.tool_floor,
+            tool_ceiling=s.tool_ceiling,
+            family_floor=s.family_floor,
+            family_ceiling=s.family_ceiling,
+            length_floor=s.length_floor,
+            length_ceiling=s.length_ceiling,
+            near_duplicates=s.near_duplicates,
         )
 
     def augment_options(self) -> AugmentOptions:
@@ -253,6 +269,7 @@ def _check(recipe: Recipe, where: str) -> None:
             raise RecipeError(
                 f"{where}: {field} = {value!r} is out of range. Correct it; `cacherl run --dry-run` checks."
             )
+    recipe.select_options()  # refuses what is out of its own ranges
 
 
 def load_recipe(path: Path) -> Recipe:
