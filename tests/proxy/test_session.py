@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ class Screen:
 
     async def unanswered(self, request: Request) -> None:
         self.gone.append(request.id)
+
+    def has(self, number: MessageId) -> bool:
+        return any(isinstance(each, Result) and each.id == number for each in self.sent)
 
     def reply(self, number: MessageId) -> Any:
         (found,) = (
@@ -101,6 +105,12 @@ READY = Notification(method="notifications/initialized")
 def call(number: MessageId, tool: str, **arguments: Any) -> Request:
     params = {"name": tool, "arguments": arguments}
     return Request(id=number, method="tools/call", params=params)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the others go on until something is so."""
+    while not condition():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
 
 
 async def opened(plan: Plan, connect: Connect | None) -> tuple[Session, Screen]:
@@ -338,6 +348,64 @@ def test_misses_follow_the_policy_of_each_tool(cache: ToolCache) -> None:
     assert read["_meta"]["cacherl/tier"] == "miss"
 
 
+def test_a_miss_may_run_a_tool_that_reads_and_is_recorded(cache: ToolCache) -> None:
+    """A recording grows where it was too small; nothing that writes runs unasked, and nothing twice."""
+
+    async def record(counter: Counter) -> None:
+        session, _ = await opened(Plan(cache=cache, record=True), counter.connect)
+        await session.receive(GET)
+        await session.aclose()
+
+    async def replay(counter: Counter) -> tuple[Plan, list[Any]]:
+        plan = Plan(cache=cache, record=False, on_miss=frozenset({MissPolicy.LIVE}))
+        session, screen = await opened(plan, counter.connect)
+        asked = [GET, call(2, "get_order", order_id="B"), call(3, "cancel_order", order_id="B")]
+        for each in asked:
+            await session.receive(each)
+            await until(partial(screen.has, each.id))
+        counter.holding = True
+        await session.receive(call(4, "get_order", order_id="C"))
+        await until(lambda: 4 in counter.held)
+        given_up = Notification(method="notifications/cancelled", params={"requestId": 4})
+        await session.receive(given_up)
+        await session.receive(call(5, "get_order", order_id="D"))
+        await until(lambda: 5 in counter.held)
+        await counter.dies()
+        await until(lambda: screen.has(5))
+        assert given_up in counter.seen
+        await session.aclose()
+        return plan, [screen.reply(number) for number in (1, 2, 3, 5)]
+
+    asyncio.run(record(Counter()))
+    counter = Counter()
+    plan, (known, grown, write, died) = asyncio.run(replay(counter))
+    assert known["_meta"]["cacherl/tier"] == "exact"
+    assert "_meta" not in grown, "the server's own answer stays the server's"
+    assert write["isError"] is died["isError"] is True
+    assert "has stopped" in died["content"][0]["text"]
+    assert counter.shop.cancelled == set()
+    assert plan.tally.tiers == {Tier.EXACT: 1, Tier.LIVE: 2, Tier.MISS: 1}
+    assert statuses(cache, call(1, "get_order", order_id="B")) == ["paid"]
+    assert {entry.call.canonical[-3:-2] for entry in cache.store.entries()} == {b"A", b"B"}
+
+
+def test_arguments_as_deep_as_the_wire_lets_through_do_no_harm(cache: ToolCache) -> None:
+    """Somebody else's odd call must not end everybody's session."""
+    deep: Any = "x"
+    for _ in range(190):
+        deep = [deep]
+
+    async def run(plan: Plan, connect: Connect | None) -> Any:
+        session, screen = await opened(plan, connect)
+        await session.receive(call(1, "environment", deep=deep))
+        await session.aclose()
+        return screen.reply(1)
+
+    asyncio.run(run(Plan(cache=cache, record=True), Counter().connect))
+    replayed = asyncio.run(run(Plan(cache=cache, record=False), None))
+    assert replayed["content"] == [{"type": "text", "text": ""}]
+
+
 def test_a_cache_that_no_proxy_recorded_can_be_played_too(cache: ToolCache) -> None:
     """Recordings from anywhere make a server: its tools are what was recorded of them."""
     from tests.cache.recordings import GET as SPEC
@@ -389,6 +457,9 @@ def test_whose_tools_a_cache_plays_must_be_clear(cache: ToolCache) -> None:
         cache.store.put_note(f"mcp/{name}/server", b"{}")
     with pytest.raises(CacheError, match="one, two"):
         played(cache)
+    with pytest.raises(CacheError, match="nothing of three"):
+        played(cache, "three")
+    assert played(cache, "two") == "two"
 
 
 def test_the_summary_counts_by_tier(cache: ToolCache) -> None:

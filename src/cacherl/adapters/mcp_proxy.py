@@ -22,13 +22,13 @@ from typing import Any, cast
 from uuid import uuid4
 
 import anyio
+import httpx2
 import uvicorn
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
-from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp.shared.message import ClientMessageMetadata, ServerMessageMetadata, SessionMessage
 from mcp_types import (
@@ -228,7 +228,8 @@ class _Remote(_Running):
     """A server behind a URL: what its transport needs to know of the session, it is told here."""
 
     def __init__(self, upstream: Upstream, on_message: _OnMessage, on_stop: _OnStop):
-        super().__init__(self._open(upstream), str(upstream.url), self._seen, on_stop)
+        bare = str(httpx2.URL(str(upstream.url)).copy_with(userinfo=b"", query=None))
+        super().__init__(self._open(upstream), bare, self._seen, on_stop)
         self._pass_on = on_message
         self._initialize: MessageId | None = None
         self._headers: dict[str, str] = {}
@@ -236,8 +237,13 @@ class _Remote(_Running):
 
     @asynccontextmanager
     async def _open(self, upstream: Upstream) -> AsyncIterator[tuple[Any, Any]]:
-        client = create_mcp_http_client(headers=dict(upstream.headers))
-        client.event_hooks["response"].append(self._answered)
+        client = httpx2.AsyncClient(
+            headers=dict(upstream.headers),
+            timeout=httpx2.Timeout(
+                30.0, read=None
+            ),  # how long a call may take is the client's to say
+            event_hooks={"response": [self._answered]},
+        )
         async with (
             client,
             streamable_http_client(
@@ -246,7 +252,7 @@ class _Remote(_Running):
         ):
             yield streams
 
-    async def _answered(self, response: Any) -> None:
+    async def _answered(self, response: httpx2.Response) -> None:
         if response.status_code == 404 and MCP_SESSION_ID in response.request.headers:
             self._forgotten = True
 
@@ -630,6 +636,7 @@ def _bound(listen: Listen) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((listen.host, listen.port))
+        bound.listen(128)  # before it is told: who connects at once waits until it is served
     except OSError as error:
         bound.close()
         raise RecipeError(

@@ -59,7 +59,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
     show_default=True,
     help="Where recordings go. Replay sees all.",
 )
-@click.option("--settings", type=FILE, help="What you say of the tools: effects, kinds, ages.")
+@click.option(
+    "--settings",
+    type=FILE,
+    help="What you say of the tools: effects, kinds, ages. Give --replay the same.",
+)
 @click.option(
     "--redact",
     type=click.Choice(["secrets", "personal"]),
@@ -140,8 +144,8 @@ def proxy(
     writes = record is not None or lively
     tally = Tally()
     with _log_to(log) as out, _opened(name, writes, settings, redact) as cache:
-        if upstream is None and namespace is None:
-            played(cache)  # now, where it can be told at the terminal
+        if upstream is None:
+            played(cache, namespace)  # now, where it can be told at the terminal
         plan = Plan(
             cache=cache,
             record=record is not None,

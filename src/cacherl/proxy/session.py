@@ -540,7 +540,7 @@ class Session:
         cache = self._plan.cache
         try:
             if self._namespace is None:
-                self._namespace = self._plan.namespace or played(cache)
+                self._namespace = played(cache, self._plan.namespace)
                 self._plan.tally.namespaces.add(self._namespace)
                 self._note = known_server(cache, self._namespace)
             if request.method == "tools/call":
@@ -581,15 +581,20 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
 
-def played(cache: ToolCache) -> str:
-    """Return whose tools a cache plays where nobody says it.
+def played(cache: ToolCache, wanted: str | None = None) -> str:
+    """Return whose tools a cache plays: those wanted, or the only ones it has.
 
     Raises:
-        CacheError: it holds none, or those of several servers.
+        CacheError: it does not hold them, it holds none, or those of several servers.
     """
     known = namespaces(cache)
-    if len(known) == 1:
-        return known[0]
+    if wanted is not None and known and wanted not in known:
+        raise CacheError(
+            f"{cache.name}: nothing of {wanted} is recorded here, but of {', '.join(known)}. "
+            "Correct `--namespace`, or leave it out where there is one."
+        )
+    if len(known) == 1 or wanted in known:
+        return wanted or known[0]
     if not known:
         raise CacheError(
             f"{cache.name}: nothing is recorded here. Record a server with "
