@@ -53,6 +53,8 @@ from cacherl.worlds.desk import DeskExpert, DeskWorld
 from cacherl.worlds.desk.reasons import explain
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+"""For processes of the tests' own: they run the same code as the tests."""
 
 Kind = Literal[
     "rate_limit",  # 429 with Retry-After; not billed
@@ -114,8 +116,8 @@ class Config(Record, frozen=True):
     models: tuple[str, ...] = ("desk",)
     tasks: tuple[tuple[str, int, int], ...] = (("train", 300, 0), ("dev", 100, 0))
     """(split, count, seed) of the desk's tasks it can play."""
-    batch_looks: int = 1
-    """How often a batch is looked at before it has ended."""
+    batch_looks: tuple[int, ...] = (1,)
+    """How often the first batch is looked at before it has ended, and the second...; the last counts on."""
 
 
 # ------------------------------------------------------------------------------- what it says
@@ -436,9 +438,14 @@ class Server:
     async def batch(self, request: Request) -> Response:
         batch = self.batches[request.path_params["id"]]
         batch["looks"] += 1
-        if batch["looks"] > self.config.batch_looks and batch["status"] == "in_progress":
+        if self._done(batch) and batch["status"] == "in_progress":
             await self._run_batch(batch)
         return JSONResponse(batch)
+
+    def _done(self, batch: dict[str, Any]) -> bool:
+        position = list(self.batches).index(batch["id"])
+        looks = self.config.batch_looks
+        return bool(batch["looks"] > looks[min(position, len(looks) - 1)])
 
     async def _run_batch(self, batch: dict[str, Any]) -> None:
         replies, errors = [], []
@@ -494,7 +501,7 @@ class Server:
     async def message_batch(self, request: Request) -> Response:
         batch = self.batches[request.path_params["id"]]
         batch["looks"] += 1
-        batch["ended"] = batch["looks"] > self.config.batch_looks
+        batch["ended"] = self._done(batch)
         return JSONResponse(message_batch(batch, str(request.base_url)))
 
     async def message_results(self, request: Request) -> Response:
@@ -716,7 +723,7 @@ class TeacherServer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.teacher_server", str(path)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            env=ENVIRONMENT,
         )
         for _ in range(600):
             if self._process.poll() is not None:

@@ -62,6 +62,7 @@ class Endpoint:
         self.script: list[tuple[int, Any]] = []
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.idempotency_keys: list[str | None] = []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,6 +70,7 @@ class Endpoint:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 endpoint.seen.append(json.loads(body))
                 endpoint.keys.append(self.headers.get("Authorization"))
+                endpoint.idempotency_keys.append(self.headers.get("Idempotency-Key"))
                 status, answer = endpoint.script.pop(0)
                 if self.path != "/v1/chat/completions":
                     status, answer = 404, {"error": {"message": f"no route {self.path}"}}
@@ -362,6 +364,72 @@ async def test_the_key_comes_from_the_environment(
     await model.aclose()
 
     assert endpoint.keys == ["Bearer sk-secret"]
+
+
+async def test_a_reply_that_is_hardly_one_is_read_all_the_same(endpoint: Endpoint) -> None:
+    """It was paid for: what a strict client library would throw away is data."""
+    odd = completion(
+        {
+            "reasoning": "Hm.",
+            "tool_calls": [
+                {"id": 7, "function": {"arguments": "{}"}},
+                {"function": {"name": "weather", "arguments": {"city": "Nice"}}},
+                {"function": {"name": "weather", "arguments": 3}},
+            ],
+        }
+    )
+    odd["choices"][0]["finish_reason"] = None
+    del odd["usage"], odd["id"], odd["object"], odd["created"]
+    endpoint.script.append((200, odd))
+    model = chat(endpoint.url)
+
+    turn = await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
+    await model.aclose()
+
+    assert turn.message.thinking == "Hm."
+    nameless, dictionary, number = turn.message.calls
+    assert isinstance(nameless, MalformedCall)
+    assert nameless.problem == "the call names no tool"
+    assert isinstance(dictionary, ToolCall)
+    assert dictionary.arguments == {"city": "Nice"}
+    assert isinstance(number, MalformedCall)
+    assert not turn.truncated
+    total = model.ledger().total
+    assert total.estimated == 1
+    assert total.prompt_tokens > 20
+
+
+async def test_words_of_refusal_are_the_answer(endpoint: Endpoint) -> None:
+    """OpenAI puts them beside an empty content."""
+    endpoint.says({"refusal": "I cannot help with that."})
+    model = chat(endpoint.url)
+
+    turn = await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
+    await model.aclose()
+
+    assert turn.message.content == "I cannot help with that."
+
+
+async def test_further_fields_go_out_and_attempts_carry_one_key(endpoint: Endpoint) -> None:
+    """Any server's own settings must be reachable, and a retry must be recognisable as one."""
+    endpoint.script.append((500, {"error": {"message": "no"}}))
+    endpoint.says({"content": "Clear."})
+    endpoint.says({"content": "Still clear."})
+    model = chat(
+        endpoint.url, send_seed=False, extra={"top_k": 20, "reasoning_effort": "low", "stop": ["x"]}
+    )
+
+    session = model.start(TASK, limits=LIMITS, seed=0)
+    await session.reply(OPENING)
+    await session.reply([UserMessage(content="And now?")])
+    await model.aclose()
+
+    sent = endpoint.seen[0]
+    assert (sent["top_k"], sent["reasoning_effort"], sent["stop"]) == (20, "low", ["x"])
+    assert "seed" not in sent
+    first, retried, second = endpoint.idempotency_keys
+    assert first == retried
+    assert second != first
 
 
 def test_a_long_result_is_cut_visibly() -> None:

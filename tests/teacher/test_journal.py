@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cacherl.core.completions import CompletionReply
 from cacherl.core.errors import DataError, ModelError, RecipeError
 from cacherl.teacher.failure import Failure
-from cacherl.teacher.journal import REQUESTS, Book, Journal
+from cacherl.teacher.journal import REQUESTS, Book, Journal, ledger_of
 from cacherl.teacher.ledger import Ledger, Tally
 from cacherl.teacher.lines import (
     Asked,
@@ -31,6 +31,7 @@ from cacherl.teacher.lines import (
 from cacherl.teacher.pace import Pace
 from cacherl.teacher.prices import Price, PricesFile, PriceTable
 from tests.teacher.completions import MODEL, Told, failure, reply, request
+from tests.teacher_server import ENVIRONMENT
 
 PRICES = PriceTable(
     PricesFile(
@@ -153,6 +154,7 @@ def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:
             "Book.open(Path(sys.argv[1]))\nprint('open', flush=True)\nsys.stdin.read()",
             str(tmp_path),
         ],
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -285,6 +287,7 @@ def test_the_ledger_is_what_the_journal_says_and_nothing_else(
                 book.note(line)
                 live.add(line)
             assert follower.ledger() == live.ledger()
+            assert ledger_of(folder, PRICES) == live.ledger()
             assert (follower.nano, follower.may_cost_nano) == (live.nano, live.may_cost_nano)
             book.close()
         ledger = live.ledger()

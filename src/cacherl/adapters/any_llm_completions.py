@@ -23,10 +23,17 @@ import msgspec
 import openai
 from any_llm.exceptions import (
     AnyLLMError,
+    AuthenticationError,
     ContextLengthExceededError,
+    GatewayTimeoutError,
+    InsufficientFundsError,
+    InvalidRequestError,
     MissingApiKeyError,
+    ModelNotFoundError,
+    RateLimitError,
     UnsupportedParameterError,
     UnsupportedProviderError,
+    UpstreamProviderError,
 )
 from any_llm.providers.openai.base import BaseOpenAIProvider
 from any_llm.types.completion import CompletionParams
@@ -63,6 +70,15 @@ NAMED = frozenset(
 )
 """Fields of `extra` that any-llm puts into each provider's own words; the others go out as they are."""
 
+STATUS: tuple[tuple[type[AnyLLMError], int], ...] = (
+    (RateLimitError, 429),
+    (AuthenticationError, 401),
+    (ModelNotFoundError, 404),
+    (InsufficientFundsError, 402),
+    (GatewayTimeoutError, 504),
+    (UpstreamProviderError, 502),
+    (InvalidRequestError, 400),
+)
 CONTEXT_FULL = ("context_length", "context length", "context window", "prompt is too long")
 
 
@@ -137,6 +153,8 @@ class AnyLLMCompletions:
         self._is_openai = issubclass(self._kind, BaseOpenAIProvider)
         self._is_anthropic = endpoint.provider == "anthropic"
         self._provider: Any = None
+        self._unused: list[Any] = []
+        """Clients that any-llm made beside the one that is asked."""
 
     @property
     def name(self) -> str:
@@ -193,17 +211,22 @@ class AnyLLMCompletions:
         except Exception as error:  # any-llm's or a client's own reading: what came decides
             if reply and _is_reply(seen):
                 return None, seen
+            if seen.status is None:
+                raise EndpointError(
+                    f"{self.name}: the request cannot be put ({self._scrubbed(str(error))}). Correct the "
+                    "settings (`extra`, the token limit).",
+                    kind=Failure.REFUSED,
+                ) from error
             raise self._unreadable(error, seen) from error
         finally:
             _SEEN.reset(token)
 
     async def aclose(self) -> None:
         provider, self._provider = self._provider, None
-        client = getattr(provider, "client", None)
-        second = getattr(provider, "_anthropic_client", None)  # DeepSeek's, never used
-        for each in (client, second):
-            if each is not None and hasattr(each, "close"):
-                await each.close()
+        clients, self._unused = [getattr(provider, "client", None), *self._unused], []
+        for client in clients:
+            if client is not None and hasattr(client, "close"):
+                await client.close()
 
     # ------------------------------------------------------------------------------------- asking
 
@@ -212,10 +235,6 @@ class AnyLLMCompletions:
             return self._provider
         options: dict[str, Any] = {}
         url = self._endpoint.url
-        if self._is_openai:
-            options["http_client"] = openai.DefaultAsyncHttpxClient(
-                event_hooks={"response": [_keep]}
-            )
         if self._is_anthropic and url is not None:
             url = url.removesuffix("/v1")  # its client adds that itself
         if self._kind.MAX_RETRIES_SUPPORT != "unsupported":
@@ -239,6 +258,15 @@ class AnyLLMCompletions:
             ) from error
         except ImportError as error:
             raise self._no_client() from error
+        if self._is_openai:
+            # Not as an argument above: DeepSeek's provider would hand it to Anthropic's client as well.
+            plain = self._provider.client
+            self._unused.append(plain)
+            self._provider.client = plain.with_options(
+                http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_keep]})
+            )
+        if hasattr(self._provider, "_anthropic_client"):
+            self._unused.append(self._provider._anthropic_client)
         return self._provider
 
     def _arguments(self, request: CompletionRequest) -> dict[str, Any]:
@@ -326,6 +354,8 @@ class AnyLLMCompletions:
 
     def _failure(self, error: AnyLLMError, seen: _Seen) -> Exception:
         status = seen.status if seen.status is not None else error.status_code
+        if status is None:  # providers with clients of their own: any-llm's class tells
+            status = next((code for kind, code in STATUS if isinstance(error, kind)), None)
         original = error.original_exception or error
         if status is None or status < 400:
             return self._no_status(original, seen)

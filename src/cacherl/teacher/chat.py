@@ -175,7 +175,7 @@ class _Session:
         self._history = []
 
     def _read(self, said: Mapping[str, Any]) -> AssistantMessage:
-        content = _text(said.get("content"))
+        content = _text(said.get("content")) or _text(said.get("refusal"))
         thinking = said.get("reasoning_content") or said.get("reasoning")
         if thinking is None:
             thinking, content = _split_thinking(content)

@@ -19,9 +19,9 @@ from typing import IO, Any, cast
 
 from cacherl.core.completions import CompletionReply, CompletionRequest, Completions
 from cacherl.core.errors import DataError, RecipeError
-from cacherl.core.jsonl import JsonlAppender, decode_line
+from cacherl.core.jsonl import JsonlAppender, decode_line, read_jsonl
 from cacherl.teacher.failure import Failure
-from cacherl.teacher.ledger import Tally
+from cacherl.teacher.ledger import Ledger, Tally
 from cacherl.teacher.lines import (
     Asked,
     BatchEnded,
@@ -34,6 +34,7 @@ from cacherl.teacher.lines import (
     digest_of,
     prompt_bound,
 )
+from cacherl.teacher.prices import PriceTable
 
 REQUESTS = "requests.jsonl"
 LOCK = "journal.lock"
@@ -53,7 +54,7 @@ class Batch:
 class Book:
     """The open journal of one folder, shared by all that write to it in this process.
 
-    Memory: about 150 bytes a reply; the replies themselves stay in the file. Not for several threads.
+    Memory: about 250 bytes a reply; the replies themselves stay in the file. Not for several threads.
     """
 
     _open_books: dict[Path, Book] = {}
@@ -339,6 +340,18 @@ class Journal:
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close()
+
+
+def ledger_of(folder: Path, prices: PriceTable) -> Ledger:
+    """Return the account of a folder's journal, also while another process writes to it.
+
+    Raises:
+        DataError: there is no journal, or a line is damaged.
+    """
+    tally = Tally(prices)
+    for line in read_jsonl(folder / REQUESTS, cast(Any, JournalLine), drop_torn_tail=True):
+        tally.add(line)
+    return tally.ledger()
 
 
 def _decode(line: bytes, where: str) -> JournalLine:
