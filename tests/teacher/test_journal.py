@@ -182,6 +182,18 @@ def test_opened_twice_in_one_process_it_is_the_same_book(tmp_path: Path) -> None
     again.close()
 
 
+async def test_a_closed_journal_buys_nothing(tmp_path: Path) -> None:
+    """A reply that cannot be kept would be paid for again."""
+    told = Told()
+    closed, _ = journal(tmp_path, told)
+    await closed.aclose()
+    await closed.aclose()
+
+    with pytest.raises(RuntimeError, match="the journal is closed"):
+        await closed.complete(request())
+    assert told.asked == []
+
+
 async def test_a_request_under_way_at_the_end_of_a_run_is_told(tmp_path: Path) -> None:
     """It may be billed twice; whoever pays should know how many there are."""
     book = Book.open(tmp_path)

@@ -137,7 +137,9 @@ class Book:
 
     def note(self, line: JournalLine) -> None:
         """Write the line and hand it to the operating system, then count it."""
-        if self._appender is not None and self.folder is not None:
+        if self.folder is not None:
+            if self._appender is None:
+                raise RuntimeError(f"{self.folder}: the journal is closed; make the model anew")
             start = self._end
             self._appender.append(line)
             self._end = (self.folder / REQUESTS).stat().st_size
