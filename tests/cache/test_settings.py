@@ -120,6 +120,31 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         load_settings(tmp_path / "latin.toml")
 
 
+def test_a_tools_file_says_effects_to_a_cache_as_well() -> None:
+    """Who corrects a server's word for its live tools need not write it again for its recordings."""
+    said = """
+        namespace = "office"
+        [policy]
+        timeout_s = 10
+        [mcp.files]
+        command = "mcp-server-filesystem"
+        [tools.read_text_file]
+        reads = ["file:{path}"]
+        writes = []
+        timeout_s = 5
+        [tools.move_file]
+        hide = true
+    """
+
+    settings = parse_settings(said, "tools.toml")
+
+    assert settings.rules("files", "read_text_file").reads == ("file:{path}",)
+    assert settings.rules("files", "read_text_file").writes == ()
+    assert settings.rules("files", "move_file").reads is None
+    with pytest.raises(RecipeError, match=r"tools.toml: \[tools.x\]: unknown key 'raeds'"):
+        parse_settings(said + '[tools.x]\nraeds = ["a"]\n', "tools.toml")
+
+
 def test_what_fits_no_recorded_tool_is_told(tmp_path: Path) -> None:
     """A misspelt tool would otherwise be a setting that never holds."""
     settings = parse_settings(

@@ -10,6 +10,9 @@
     "filters.code" = "code"
 
 What stands here wins over the tool's own declaration, which comes from whoever wrote its server.
+
+A `tools.toml` (see `cacherl.toolbox.config`) can be given instead: what it says of a tool's effects is
+taken, what it says of how tools are reached and called is not.
 """
 
 from __future__ import annotations
@@ -148,6 +151,8 @@ def parse_settings(text: str, where: str) -> Settings:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where}: no TOML: {error}. Correct the line.") from error
+    if isinstance(table.get("namespace"), str):
+        table = _of_tools_file(table)
     for name in table:
         if name != "tools":
             raise RecipeError(
@@ -160,6 +165,25 @@ def parse_settings(text: str, where: str) -> Settings:
     return Settings(
         tools={tool: _rules(said, f"{where}: [tools.{_key(tool)}]") for tool, said in tools.items()}
     )
+
+
+_OF_CALLS = ("timeout_s", "concurrency", "retries", "hide")
+"""What a tools.toml says of a tool that a cache need not know."""
+
+
+def _of_tools_file(table: JsonObject) -> JsonObject:
+    """Return the settings in a tools.toml, so that nobody has to say the same twice."""
+    tools = table.get("tools", {})
+    if not isinstance(tools, dict):
+        return {"tools": tools}
+    return {
+        "tools": {
+            tool: {name: value for name, value in said.items() if name not in _OF_CALLS}
+            if isinstance(said, dict)
+            else said
+            for tool, said in tools.items()
+        }
+    }
 
 
 def _rules(said: Any, where: str) -> ToolRules:
