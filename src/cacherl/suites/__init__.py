@@ -1,0 +1,1 @@
+"""Other people's benchmarks: their tasks, their environments, their verdicts."""
