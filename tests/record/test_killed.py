@@ -40,7 +40,7 @@ NOISE = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cacherl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
     with Preloaded(tmp_path_factory.mktemp("preloaded")) as preloaded:
         yield preloaded
@@ -215,6 +215,11 @@ def test_no_write_is_repeated_on_tools_that_act_on_something_outside(
         assert killed >= 5
         check_whole(folder, teacher, tmp_path / "built.sqlite", episodes=16)
 
+    check_writes(folder, cacherl.folder)
+
+
+def check_writes(folder: DataFolder, beside: Path) -> None:
+    """Each write that reached the desk was asked for by an episode, and each that was answered did."""
     tasks = {task.id: task for task in read_jsonl(folder.tasks, Task)}
     asked: Counter[tuple[str, str, str]] = Counter()
     answered: Counter[tuple[str, str, str]] = Counter()
@@ -225,7 +230,7 @@ def test_no_write_is_repeated_on_tools_that_act_on_something_outside(
                 write = (tasks[each.task_id].scenario, call.name, arguments)
                 asked[write] += 1
                 answered[write] += result.error_class is not ErrorClass.TRANSIENT
-    done = lasting.writes_done(cacherl.folder)
+    done = lasting.writes_done(beside)
     assert sum(asked.values()) > 4
     assert not done - asked, "a write was made that no episode on file asked for"
     assert not answered - done, "an episode holds the answer to a write that was never made"
@@ -241,3 +246,48 @@ def calls_of(trajectory: Trajectory) -> Iterator[tuple[ToolCall, ToolResult]]:
     for call, result in zip(calls, trajectory.results, strict=False):
         if isinstance(call, ToolCall):
             yield call, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_kills_nothing_is_lost(cacherl: Preloaded, tmp_path: Path, seed: int) -> None:
+    """The same at many more points, with every trouble at once."""
+    folder, drawn = DataFolder(tmp_path / "data"), random.Random(seed)
+    with TeacherServer(
+        *NOISE,
+        Trouble("die", at=(drawn.randint(5, 90),)),
+        folder=tmp_path,
+        honours_keys=True,
+        latency_s=0.01,
+    ) as teacher:
+
+        def somewhere() -> Callable[[], bool]:
+            goal = lines(folder) + drawn.randint(1, 12)
+            at = time.monotonic() + drawn.uniform(0.1, 3.0)
+            return lambda: lines(folder) >= goal or time.monotonic() > at
+
+        killed_until_done(cacherl, desk(teacher, folder.root), teacher, somewhere, kills=15)
+        while any(each.stop is StopReason.MODEL_FAILED for each in on_file(folder)):
+            done(cacherl, desk(teacher, folder.root))
+        check_whole(folder, teacher, tmp_path / "built.sqlite", episodes=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_kills_no_write_is_repeated(
+    cacherl: Preloaded, tmp_path: Path, seed: int
+) -> None:
+    """The same for tools that act on something outside."""
+    folder, drawn = DataFolder(tmp_path / "data"), random.Random(seed)
+    with TeacherServer(
+        Trouble("broken_json", every=11), folder=tmp_path, honours_keys=True, latency_s=0.005
+    ) as teacher:
+
+        def some_lines_on() -> Callable[[], bool]:
+            goal = lines(folder) + drawn.randint(1, 12)
+            return lambda: lines(folder) >= goal
+
+        command = lasting_desk(teacher, folder.root, tmp_path)
+        killed_until_done(cacherl, command, teacher, some_lines_on, kills=15)
+        check_whole(folder, teacher, tmp_path / "built.sqlite", episodes=16)
+    check_writes(folder, cacherl.folder)
