@@ -389,6 +389,70 @@ def test_a_miss_may_run_a_tool_that_reads_and_is_recorded(cache: ToolCache) -> N
     assert {entry.call.canonical[-3:-2] for entry in cache.store.entries()} == {b"A", b"B"}
 
 
+def test_a_server_that_is_down_does_not_keep_recorded_answers_back(cache: ToolCache) -> None:
+    """With a miss allowed to run live, what is recorded still needs nobody; then the server is back."""
+
+    async def record() -> None:
+        session, _ = await opened(Plan(cache=cache, record=True), Counter().connect)
+        await session.receive(GET)
+        await session.aclose()
+
+    async def replay() -> list[Any]:
+        counter = Counter()
+        counter.broken = True
+        plan = Plan(cache=cache, record=False, on_miss=frozenset({MissPolicy.LIVE}))
+        session, screen = await opened(plan, counter.connect)
+        await session.receive(GET)
+        await session.receive(call(2, "get_order", order_id="B"))
+        counter.broken = False
+        await session.receive(call(3, "get_order", order_id="B"))
+        await until(lambda: screen.has(3))
+        await session.aclose()
+        seen = [getattr(each, "method", "") for each in counter.seen]
+        assert seen[:2] == ["initialize", "notifications/initialized"]
+        return [screen.reply(number) for number in range(4)]
+
+    asyncio.run(record())
+    hello, known, missed, grown = asyncio.run(replay())
+    assert hello["serverInfo"]["name"] == "shop"
+    assert known["_meta"]["cacherl/tier"] == "exact"
+    assert missed["isError"] is True
+    assert grown["structuredContent"]["id"] == "B"
+
+
+class Asking(Shop):
+    """A shop that asks something back before it answers, as servers of 2026-07-28 do."""
+
+    def result(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if method == "tools/call" and "inputResponses" not in params:
+            return {"resultType": "input_required", "inputRequests": {}, "requestState": "s"}
+        return super().result(method, params)
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_question_back_is_not_taken_for_the_answer(cache: ToolCache, record: bool) -> None:
+    """It passes, the call is made again with what was asked for, and only that answer is kept."""
+
+    async def run() -> list[Any]:
+        counter = Counter()
+        counter.shop = Asking()
+        live = frozenset({MissPolicy.LIVE})
+        plan = Plan(cache=cache, record=record, on_miss=frozenset() if record else live)
+        session, screen = await opened(plan, counter.connect)
+        await session.receive(GET)
+        again = {**(GET.params or {}), "inputResponses": {}, "requestState": "s"}
+        await session.receive(Request(id=2, method="tools/call", params=again))
+        await until(lambda: screen.has(1) and screen.has(2))
+        await session.aclose()
+        return [screen.reply(1), screen.reply(2)]
+
+    question, answer = asyncio.run(run())
+    assert question == {"resultType": "input_required", "inputRequests": {}, "requestState": "s"}
+    assert answer["structuredContent"]["id"] == "A"
+    assert statuses(cache, GET) == ["paid"]
+    assert sum(len(entry.kept) for entry in cache.store.entries()) == 1
+
+
 def test_arguments_as_deep_as_the_wire_lets_through_do_no_harm(cache: ToolCache) -> None:
     """Somebody else's odd call must not end everybody's session."""
     deep: Any = "x"

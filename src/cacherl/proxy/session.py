@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from cacherl.cache.episodes.ledger import MissPolicy
 from cacherl.cache.lookup.hit import EVERY_SPLIT
 from cacherl.cache.lookup.settings import DrawPolicy
@@ -18,7 +20,7 @@ from cacherl.core.errors import CacheError, CacheRLError, ToolError
 from cacherl.core.messages import ToolCall
 from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Split
-from cacherl.core.tools import Tier, ToolResult
+from cacherl.core.tools import ErrorClass, Tier, ToolResult
 from cacherl.proxy.messages import (
     ENVELOPE,
     INTERNAL_ERROR,
@@ -34,7 +36,7 @@ from cacherl.proxy.messages import (
 )
 from cacherl.proxy.offline import Replayer, answer_of, call_of, policies
 from cacherl.proxy.recorder import Recorder
-from cacherl.proxy.results import lost, reply_of, suited, tool_result
+from cacherl.proxy.results import is_final, lost, reply_of, suited, tool_result
 from cacherl.proxy.routing import Routes
 from cacherl.proxy.server_note import (
     LISTS,
@@ -111,11 +113,6 @@ class Plan:
     tally: Tally = field(default_factory=Tally)
     log: Callable[[str], None] = lambda line: None
 
-    @property
-    def runs_live(self) -> bool:
-        """Whether some miss may run a tool."""
-        return MissPolicy.LIVE in self.on_miss or MissPolicy.LIVE in self.on_miss_of.values()
-
 
 class Session:
     """One client's session: its messages in, in their order; the server's and the cache's answers out.
@@ -157,7 +154,7 @@ class Session:
         self._recorder: Recorder | None = None
         self._replayer: Replayer | None = None
         self._waiting: dict[MessageId, asyncio.Future[Reply]] = {}
-        self._calls: dict[MessageId, asyncio.Task[None]] = {}
+        self._calls: dict[MessageId, tuple[Request, asyncio.Task[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun = self._closed = False
 
@@ -182,9 +179,10 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        for task in (*self._tasks, *self._calls.values()):
+        tasks = [*self._tasks, *(task for _, task in self._calls.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._calls.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         server, self._server = self._server, None
         if server is not None:
             await server.aclose()
@@ -201,7 +199,7 @@ class Session:
         try:
             await self._started()
         except ToolError as error:
-            await self._answer(self._unreachable(request, str(error)))
+            await self._answer(await self._without(request, error))
             return
         if request.method in ("initialize", "server/discover"):
             self._greeting = request
@@ -217,6 +215,16 @@ class Session:
                 with self._written():
                     self._recording().asked(request, call)
         await self._pass(request)
+
+    async def _without(self, request: Request, error: ToolError) -> Reply:
+        """Answer a request whose server cannot be started: what is recorded needs none."""
+        if self._plan.record or not namespaces(self._plan.cache):
+            return self._unreachable(request, str(error))
+        self._plan.log(f"{error}; the cache answers alone")
+        reply = suited(request, await self._offline(request))
+        if request.method in ("initialize", "server/discover") and isinstance(reply, Result):
+            self._greeting, self._greeted = request, reply.result
+        return reply
 
     async def _pass(self, request: Request) -> None:
         self._routes.asked(request)
@@ -240,10 +248,10 @@ class Session:
         request_id = (notification.params or {}).get("requestId")
         if not isinstance(request_id, int | str):
             return
-        task = self._calls.get(request_id)
+        request, task = self._calls.get(request_id, (None, None))
         if task is not None:
             task.cancel()
-        request = self._routes.pending(request_id)
+        request = self._routes.pending(request_id) or request
         if request is None:
             return
         if self._recorder is not None:
@@ -294,7 +302,7 @@ class Session:
             self._plan.tally.answered(Tier.LIVE, is_error=failed)
         if isinstance(reply, Failure):
             return
-        if request.method in ("initialize", "server/discover") and reply.result.get("capabilities"):
+        if request.method in ("initialize", "server/discover") and "capabilities" in reply.result:
             self._greeted = reply.result
             modern = request.method == "server/discover"
             self._note = ServerNote(
@@ -552,7 +560,7 @@ class Session:
 
     def _spawn_call(self, request: Request) -> None:
         task = asyncio.create_task(self._consult(request))
-        self._calls[request.id] = task
+        self._calls[request.id] = (request, task)
         task.add_done_callback(lambda _: self._calls.pop(request.id, None))
 
     async def _consult(self, request: Request) -> None:
@@ -567,7 +575,10 @@ class Session:
                 reply = await answer
             finally:
                 self._waiting.pop(request.id, None)
-            return tool_result(call, reply, asyncio.get_running_loop().time() - started)
+            result = tool_result(call, reply, asyncio.get_running_loop().time() - started)
+            if is_final(reply):
+                return result
+            return msgspec.structs.replace(result, error_class=ErrorClass.TRANSIENT)  # kept nowhere
 
         try:
             await self._answer(suited(request, await self._replaying().answer(request, live)))
