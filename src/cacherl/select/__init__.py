@@ -12,7 +12,7 @@ Source: CacheRL, arXiv:2606.14179, rejection-sampled (v3) and combined (v4) SFT 
 """
 
 from cacherl.select.balance import Diversity, Selection
-from cacherl.select.duplicates import HeldOutTexts, held_out_texts
+from cacherl.select.duplicates import HeldOutTexts
 from cacherl.select.options import SelectOptions
 from cacherl.select.stage import choose, judge_all, select
 from cacherl.select.verdicts import Judgement, Scorers, Verdict
@@ -26,7 +26,6 @@ __all__ = [
     "Selection",
     "Verdict",
     "choose",
-    "held_out_texts",
     "judge_all",
     "select",
 ]

@@ -213,11 +213,11 @@ class FileFacts(Record, frozen=True, kw_only=True):
     sha256: str
 
 
-class Warning(Record, frozen=True, kw_only=True):
+class CardWarning(Record, frozen=True, kw_only=True):
     """Something to look at before the set is trained on or published."""
 
     kind: str
-    """`licence`, `secrets`, `scores`, `judge`, `tools`, `teacher` or `tokens`."""
+    """`secrets`, `licence`, `scores`, `judge`, `tools` or `tokens`."""
     text: str
 
 
@@ -230,7 +230,7 @@ class Card(Record, frozen=True, kw_only=True):
     """Of cacherl."""
     files: tuple[FileFacts, ...] = ()
     options: JsonObject = {}
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[CardWarning, ...] = ()
     trajectories: int
     tasks: int
     namespaces: dict[str, int]
@@ -662,16 +662,15 @@ def _even_bars(in_order: Sequence[int], p95: int) -> dict[str, int]:
 
 _NON_COMMERCIAL = re.compile(r"(?:^|[-_ ])NC(?:$|[-_ ])|non-?commercial", re.IGNORECASE)
 _HIGH_ERRORS = 0.2
-_SCRIPTED = frozenset({"expert"})
 
 
 def _warnings(
     card: Card, sources: Mapping[tuple[str, str, str | None], int], unscored: int
-) -> Iterable[Warning]:
+) -> Iterable[CardWarning]:
     n = card.trajectories
     if card.secrets.kinds:
         kinds = ", ".join(f"{count} {kind}" for kind, count in card.secrets.kinds.items())
-        yield Warning(
+        yield CardWarning(
             kind="secrets",
             text=f"What looks like secrets stands in the messages: {kinds}. Do not publish this set, nor "
             "train on it, before you have looked: a model learns to repeat them.",
@@ -683,19 +682,19 @@ def _warnings(
         formats.setdefault(licence, set()).add(kind)
     for licence, count in by_licence.items():
         if licence is None:
-            yield Warning(
+            yield CardWarning(
                 kind="licence",
                 text=f"Nobody said under which licence {count} trajectories may be used "
                 f"({', '.join(sorted(formats[licence]))}). Find out before you publish a model or the set.",
             )
         elif _NON_COMMERCIAL.search(licence):
-            yield Warning(
+            yield CardWarning(
                 kind="licence",
                 text=f"{count} trajectories ({', '.join(sorted(formats[licence]))}) are under {licence}: "
                 "no commercial use, and a model trained on them may count as one.",
             )
     if unscored:
-        yield Warning(
+        yield CardWarning(
             kind="scores",
             text=f"Nothing says that {unscored} of {n} trajectories are right: no gold, no judge, no score "
             "of the data set.",
@@ -706,37 +705,37 @@ def _warnings(
         if (
             alpha is not None and alpha < 0.667
         ):  # Krippendorff's own lowest bound for tentative conclusions
-            yield Warning(
+            yield CardWarning(
                 kind="judge",
                 text=f"The judge agrees little with itself (Krippendorff's alpha {alpha:.2f}, below 0.67): "
                 "its threshold selects in part by chance. Ask a stronger judge, or more samples.",
             )
     if judge is not None and judge.failed:
-        yield Warning(
+        yield CardWarning(
             kind="judge",
             text=f"{judge.failed} of {judge.samples + judge.failed} samples of the judge gave no score.",
         )
     lost = card.selection.tools_lost if card.selection is not None else ()
     if lost:
-        yield Warning(
+        yield CardWarning(
             kind="tools",
             text=f"{len(lost)} tools that were called before selecting are gone: {_some(lost)}.",
         )
     if card.tools_seen_once:
-        yield Warning(
+        yield CardWarning(
             kind="tools",
             text=f"{len(card.tools_seen_once)} tools are called in one trajectory only: "
             f"{_some(card.tools_seen_once)}.",
         )
     failing = [t.name for t in card.tools if t.calls >= 5 and t.errors > _HIGH_ERRORS * t.calls]
     if failing:
-        yield Warning(
+        yield CardWarning(
             kind="tools",
             text=f"More than one call in five of {_some(failing)} was answered with an error: a model learns "
             "to call them that way.",
         )
     if card.tokens.estimated:
-        yield Warning(
+        yield CardWarning(
             kind="tokens",
             text="Token counts are estimates. Name the model's tokenizer with --tokenizer to count them.",
         )

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
-from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
 
 PERMUTATIONS = 128
@@ -241,15 +240,3 @@ class HeldOutTexts:
 
 def _short(run: bytes) -> bytes:
     return hashlib.blake2b(run, digest_size=8).digest()
-
-
-def held_out_texts(tasks: Iterable[Task], trajectories: Iterable[Trajectory]) -> HeldOutTexts:
-    """Return what held-out tasks ask, and what users said where they were played."""
-
-    def texts() -> Iterable[tuple[str, str]]:
-        for task in tasks:
-            yield task.id, "\n".join(task.user_turns)
-        for trajectory in trajectories:
-            yield trajectory.task_id, asked(trajectory)
-
-    return HeldOutTexts(texts())
