@@ -600,8 +600,8 @@ def test_what_a_row_looks_like() -> None:
     assert guess([USER, DONE]) is OPENAI
     assert guess({"prompt": [USER], "completion": [DONE]}) is TRL
     assert guess({"system": "s", "messages": [USER, DONE]}) is ANTHROPIC
-    for junk in (None, 5, "x", [], {}, {"messages": 3}, {"messages": "[x"}, [[]], {"output": [5]}):
-        assert guess(junk) is None
+    junk: list[Any] = [None, 5, "x", [], {}, {"messages": 3}, {"messages": "[x"}, [[]]]
+    assert [guess(value) for value in [*junk, {"output": [5]}]] == [None] * 9
 
 
 def test_later_instructions_stay_where_they_stand(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ from cacherl.formats.openai_messages import openai_message, sayable
 from cacherl.formats.prompts import ground_truth, opening
 from cacherl.render import defuse, tool_json
 
-_TOKENS = re.compile(r"<(?=\|im_start\|>|\|im_end\|>|\|endoftext\|>|/?think>|/?tool_call>)")
+_TOKENS = re.compile(
+    r"<(?=\|im_start\|>|\|im_end\|>|\|endoftext\|>|/?think>|/?tool_call>|/?tool_response>)"
+)
+"""As `defuse` has them; `tests/formats/test_tables.py` compares the ids."""
 
 
 def template_message(message: Message) -> JsonObject:
