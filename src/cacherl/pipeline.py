@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cacherl import __version__, wiring
-from cacherl.augment import augment
+from cacherl.augment import AugmentSummary, augment, require_all
 from cacherl.cache.episodes.replay import ReplayTools
 from cacherl.cache.lookup.settings import NO_SETTINGS, SETTINGS_NOTE, Settings, load_settings
 from cacherl.cache.lookup.tool_cache import ToolCache
@@ -29,6 +29,7 @@ from cacherl.cache.trust.calibrate import calibrate_and_keep
 from cacherl.cache.trust.fidelity import kept_calibration
 from cacherl.core.errors import BudgetError, MissingExtraError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
+from cacherl.core.languages import detector
 from cacherl.core.messages import ToolCall
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Tier, ToolResult, Tools
@@ -124,7 +125,7 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     """
     wiring.world_of(recipe.world)
     wiring.policy_of(recipe)
-    wiring.reasoner_of(recipe)
+    wiring.reasoner_named(recipe.augment.reasoner, journal=None)
     model = wiring.model_path(recipe.model.path, recipe_path.resolve().parent)
     weights = Path(model) / "model.safetensors"
     stamp = _stamp(weights) if weights.is_file() else model
@@ -352,25 +353,33 @@ class Run:
             self.screen.note(f"the cache was not calibrated: {error}")
 
     def _augment(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
-        tasks = self._read_tasks("train")
         trajectories = list(read_jsonl(self._file(Stage.RECORD, "trajectories.jsonl"), Trajectory))
         out = self._file(stage, "trajectories.jsonl")
+        reasoner, paid = wiring.reasoner_named(
+            self.recipe.augment.reasoner, journal=self._file(stage, "journal")
+        )
 
         def told(done: int) -> None:
             self.screen.progress(stage, "reasons", done, len(trajectories), "")
 
-        summary = asyncio.run(
-            augment(
-                tasks,
-                trajectories,
-                wiring.reasoner_of(self.recipe),
-                out,
-                answers=self._file(stage, "answers.jsonl"),
-                options=self.recipe.augment_options(),
-                concurrency=self.recipe.augment.concurrency,
-                on_progress=told,
-            )
-        )
+        async def run() -> AugmentSummary:
+            try:
+                return await augment(
+                    {task.id: task for task in self._read_tasks("train")},
+                    trajectories,
+                    reasoner,
+                    out,
+                    options=self.recipe.augment_options(),
+                    detect=None if paid is None else detector(),
+                    concurrency=self.recipe.augment.concurrency,
+                    on_progress=told,
+                )
+            finally:
+                if paid is not None:
+                    await paid.aclose()
+
+        summary = asyncio.run(run())
+        require_all(summary)
         return {out.name: out}, msgspec.to_builtins(summary)
 
     def _select(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:

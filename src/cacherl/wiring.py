@@ -106,22 +106,34 @@ def gold_expert(recipe: Recipe) -> ChatModel:
     return policy_of(recipe)
 
 
-def reasoner_of(recipe: Recipe) -> Reasoner:
-    """Return who writes the reasons.
+def reasoner_named(
+    name: str,
+    *,
+    journal: Path | None,
+    options: TeacherOptions | None = None,
+    max_tokens: int = 4096,
+) -> tuple[Reasoner, EndpointChat | None]:
+    """Return who writes the reasons, and the paid model behind it, where there is one, to be closed.
+
+    Args:
+        name: `desk` (the desk's own script) or as `paid_model`.
+        journal: as `paid_model`.
+        options: as `paid_model`.
+        max_tokens: of one answer.
 
     Raises:
-        RecipeError: there is no such reasoner.
+        RecipeError: there is no such reasoner; else as `paid_model`.
     """
-    name = recipe.augment.reasoner
     if name == "desk":
         from cacherl.worlds.desk import explain
 
-        return FunctionReasoner(explain, name="desk")
+        return FunctionReasoner(explain, name="desk"), None
     if names_endpoint(name):
-        return ChatReasoner(endpoint(name))
+        paid = paid_model(name, journal=journal, options=options, purpose="augment")
+        return ChatReasoner(paid, max_tokens=max_tokens), paid
     raise RecipeError(
-        f'augment.reasoner = {name!r}: no such reasoner. Use "desk", "PROVIDER:MODEL" (such as '
-        '"openai:gpt-5") or "openai:MODEL@URL".'
+        f'{name!r}: no such teacher. Use "PROVIDER:MODEL" (such as "openai:gpt-5"), '
+        '"openai:MODEL@URL", or "desk" for what was recorded on the desk.'
     )
 
 

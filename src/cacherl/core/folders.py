@@ -30,6 +30,11 @@ class DataFolder:
         return self.root / "augmented.jsonl"
 
     @property
+    def augment_json(self) -> Path:
+        """What the last augmenting did, and what the teacher was paid for it."""
+        return self.root / "augment.json"
+
+    @property
     def selected(self) -> Path:
         """Those worth learning from."""
         return self.root / "selected.jsonl"

@@ -25,7 +25,8 @@ class Guess(NamedTuple):
 Detect = Callable[[str], Guess]
 """Returns the likeliest language of a text."""
 
-_NOT_PROSE = re.compile(r"\S*[\d_{}\[\]@/\\<>=\"`|]\S*")
+_NOT_PROSE = re.compile(r"[!-~]*[\d_{}\[\]@/\\<>=\"`|][!-~]*")
+# ASCII alone: other scripts put no space between words, and one number would take a whole sentence away
 
 
 def prose(text: str) -> str:
