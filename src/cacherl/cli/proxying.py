@@ -62,7 +62,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 @click.option(
     "--settings",
     type=FILE,
-    help="What you say of the tools: effects, kinds, ages. Give --replay the same.",
+    help="What you say of the tools: effects, kinds, ages. --record keeps it in CACHE.",
 )
 @click.option(
     "--redact",
@@ -144,6 +144,8 @@ def proxy(
     writes = record is not None or lively
     tally = Tally()
     with _log_to(log) as out, _opened(name, writes, settings, redact) as cache:
+        if record is not None and settings is not None:
+            _keep(cache, settings)
         if upstream is None:
             played(cache, namespace)  # now, where it can be told at the terminal
         plan = Plan(
@@ -229,6 +231,13 @@ def _opened(name: str, writes: bool, settings: Path | None, redact: str | None) 
         if redact is None
         else Profile(name="personal" if redact == "personal" else "secrets"),
     )
+
+
+def _keep(cache: ToolCache, settings: Path) -> None:
+    """Keep the settings with what is recorded under them, or nothing would mean the same on replay."""
+    from cacherl.cache.lookup.tool_views import apply_settings
+
+    apply_settings(cache.store, cache.settings, name=cache.name, file=str(settings))
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def list_command(tools: Path, scenario: str | None, json_out: bool) -> None:
         rows = [{"source": source, **msgspec.to_builtins(spec)} for spec, source in found]
         click.echo(as_json({"tools": rows, "notes": notes}))
         return
-    table = Table("tool", "source", "effects", "what it does")
+    table = Table("tool", "source", "effects")
+    table.add_column("what it does", no_wrap=True, overflow="ellipsis")  # `show` tells all of it
     for spec, source in found:
         told = spec.description.strip().partition("\n")[0]
         words = effects_in_words(spec.effects)
