@@ -217,7 +217,7 @@ class Book:
 
     def _load(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and replies as they were
             self._lock = (folder / LOCK).open("ab")
         except OSError as error:
             raise DataError(
