@@ -101,24 +101,25 @@ def export_folder(
     root = DataFolder(folder)
     if out.resolve().parent == root.root.resolve() and out.name in _OWN:
         raise DataError(f"{out}: is one of the folder's own files. Name another with --out.")
-    tasks = TasksOnDisk(root.tasks)
     source = _source(root, target, options.origin)
     tally = _Tally()
-    names = tasks.tool_names(options.split) if target.prompt is not None else ()
-    if target.prompt is not None:
-        rows = _prompt_rows(target, tasks, source, options.split, names, tally)
-    else:
-        rows = _conversation_rows(target, tasks, source, options.split, tally)
-    with tasks, _writer(out, target, names) as writer:
-        for row in rows:
-            writer.write(row)
-            tally.rows += 1
-            if on_progress is not None:
-                on_progress(tally.rows)
-            if tally.rows == options.limit:
-                break
-        if not tally.rows:
-            raise _nothing(source, options.split, tally)
+    with TasksOnDisk(root.tasks) as tasks:
+        if target.prompt is not None:
+            names = tasks.tool_names(options.split)
+            rows = _prompt_rows(target, tasks, source, options.split, names, tally)
+        else:
+            names = ()
+            rows = _conversation_rows(target, tasks, source, options.split, tally)
+        with _writer(out, target, names) as writer:
+            for row in rows:
+                writer.write(row)
+                tally.rows += 1
+                if on_progress is not None:
+                    on_progress(tally.rows)
+                if tally.rows == options.limit:
+                    break
+            if not tally.rows:
+                raise _nothing(source, options.split, tally)
     card = tally.card(
         format=target.name,
         title=target.title,
@@ -289,25 +290,31 @@ class TasksOnDisk:
         self.path = path
         self._places: dict[int, tuple[int, int]] = {}
         """Hash of the id -> offset and line number."""
+        self._last: Task | None = None
+        with contextlib.ExitStack() as opening:
+            try:
+                self._handle: IO[bytes] = opening.enter_context(path.open("rb"))
+            except OSError as error:
+                raise DataError(
+                    f"{path}: cannot be read ({error.strerror}). "
+                    "Make it with `cacherl import` or `cacherl record`."
+                ) from error
+            self._find()
+            self._open = opening.pop_all()
+
+    def _find(self) -> None:
+        """Remember where each task stands."""
         decoder = msgspec.json.Decoder(_Named)
-        try:
-            self._handle: IO[bytes] = path.open("rb")
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({error.strerror}). Make it with `cacherl import` or `record`."
-            ) from error
         offset = 0
         for number, line in enumerate(self._handle, 1):
             if line.strip():
                 try:
                     name = decoder.decode(line).id
                 except msgspec.DecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: not a Task: {error}. Fix the line."
-                    ) from error
+                    where = f"{self.path}:{number}"
+                    raise DataError(f"{where}: not a Task: {error}. Fix the line.") from error
                 self._places[hash(name)] = (offset, number)
             offset += len(line)
-        self._last: Task | None = None
 
     def get(self, name: str, asked_by: Path) -> Task:
         """Return the task.
@@ -345,7 +352,7 @@ class TasksOnDisk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.close()
+        self._open.close()
 
 
 # ---- the file --------------------------------------------------------------------------------
