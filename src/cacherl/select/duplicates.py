@@ -15,15 +15,17 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from cacherl.core.errors import MissingExtraError
 from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
 from cacherl.core.trajectories import Trajectory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PERMUTATIONS = 128
 """Of a sketch: a stated likeness of 0.9 is off by 0.03 (one standard deviation)."""
@@ -42,7 +44,7 @@ HELD_OUT_LIKENESS = 0.8
 BOILERPLATE = 20
 """A run of words in more held-out tasks than this is the wording of a generator and tells none apart."""
 
-Sketch = NDArray[np.uint32]
+Sketch: TypeAlias = "NDArray[np.uint32]"
 """Shape [PERMUTATIONS]: what is kept of a text to tell how alike it is to another."""
 
 # Scripts written without spaces: each character is a word, or a whole sentence would be one.
@@ -128,7 +130,7 @@ class Sketcher:
 
 def likeness(left: Sketch, right: Sketch) -> float:
     """Return the estimated Jaccard likeness of two texts' word triples, in [0, 1]."""
-    return float(np.mean(left == right))
+    return float((left == right).mean())
 
 
 def bands(threshold: float) -> tuple[int, int]:
