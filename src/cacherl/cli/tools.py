@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ T = TypeVar("T")
 _COMMAND = "cacherl.cli.tools.command"
 _AFTER = "--"
 _WIDTH = 160  # of a table that goes into a file or a pipe
+_TOLD = 64  # characters of a description in the table; `show` tells all of it
 
 
 class _WithCommand(click.Command):
@@ -70,10 +72,11 @@ def list_command(tools: Path, scenario: str | None, json_out: bool) -> None:
         rows = [{"source": source, **msgspec.to_builtins(spec)} for spec, source in found]
         click.echo(as_json({"tools": rows, "notes": notes}))
         return
-    table = Table("tool", "source", "effects")
-    table.add_column("what it does", no_wrap=True, overflow="ellipsis")  # `show` tells all of it
+    table = Table("tool", "source", "effects", "what it does")
     for spec, source in found:
-        told = spec.description.strip().partition("\n")[0]
+        told = textwrap.shorten(
+            spec.description.strip().partition("\n")[0], _TOLD, placeholder=" ..."
+        )
         words = effects_in_words(spec.effects)
         table.add_row(*(escape(_plain(each)) for each in (spec.name, source, words, told)))
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
