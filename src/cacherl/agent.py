@@ -84,7 +84,6 @@ async def _play(
     results: list[ToolResult],
     turns: list[ModelTurn],
 ) -> StopReason:
-    specs = {spec.name: spec for spec in task.tools}
     users = list(task.user_turns)
     new: list[Message] = [SystemMessage(content=task.system)] if task.system else []
     new.append(UserMessage(content=users.pop(0)))
@@ -100,6 +99,9 @@ async def _play(
         if turn.truncated:
             return StopReason.TRUNCATED
         if turn.message.calls:
+            specs = {
+                spec.name: spec for spec in task.offered(len(task.user_turns) - len(users) - 1)
+            }
             answered = await _answer(session, tools, specs, turn.message.calls, limits)
             results += (result for result, _ in answered)
             new = [message for _, message in answered]

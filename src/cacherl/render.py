@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cacherl.core.messages import (
@@ -30,6 +30,7 @@ from cacherl.core.messages import (
     ToolMessage,
     UserMessage,
 )
+from cacherl.core.tasks import offered
 from cacherl.core.tools import ToolSpec
 from cacherl.core.trajectories import TokenSegment
 
@@ -253,12 +254,15 @@ class ChatCodec:
         return self._tokenizer.decode(ids[:keep]).rstrip("\ufffd") + CUT_MARKER
 
     def training_segments(
-        self, tools: Sequence[ToolSpec], messages: Sequence[Message]
+        self,
+        tools: Sequence[ToolSpec],
+        messages: Sequence[Message],
+        late: Mapping[str, int] | None = None,
     ) -> list[TokenSegment]:
         """Return the token streams that would have produced this conversation, one a user turn.
 
         The mask is 1 on every id of an assistant turn of that user turn, `<|im_end|>` included, and 0
-        on everything else: exactly what the engine would have sampled.
+        on everything else: exactly what the engine would have sampled. `late` is `Task.late`.
         """
         segments: list[TokenSegment] = []
         start = 0
@@ -277,7 +281,9 @@ class ChatCodec:
                 (i for i in range(first, len(messages)) if isinstance(messages[i], UserMessage)),
                 len(messages),
             )
-            segments.append(self._segment(tools, messages[:first], messages[first:end]))
+            said = sum(isinstance(message, UserMessage) for message in messages[:first])
+            shown = offered(tools, late or {}, said - 1)
+            segments.append(self._segment(shown, messages[:first], messages[first:end]))
             start = end
         return segments
 

@@ -168,7 +168,7 @@ def examples_of(
                 f"a trajectory is of task {trajectory.task_id!r}, which is not among the {len(tasks)} tasks. "
                 "Give the task file the trajectories were recorded with."
             )
-        for segment in codec.training_segments(task.tools, trajectory.messages):
+        for segment in codec.training_segments(task.tools, trajectory.messages, task.late):
             prompt = segment.prompt_ids
             end = prompt.index(codec.end_id) + 1 if codec.end_id in prompt else 0
             rows.append(

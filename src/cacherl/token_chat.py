@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cacherl.core.messages import AssistantMessage, Message, ToolMessage
+from cacherl.core.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from cacherl.core.models import Limits, ModelTurn
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import TokenSegment
@@ -91,7 +91,7 @@ class TokenSession:
         self, engine: Engine, codec: ChatCodec, session: str, task: Task, limits: Limits
     ) -> None:
         self._engine, self._codec, self._session = engine, codec, session
-        self._tools, self._limits = task.tools, limits
+        self._task, self._limits = task, limits
         self._messages: list[Message] = []
         self._done: list[TokenSegment] = []
         self._prompt: list[int] = []
@@ -113,7 +113,9 @@ class TokenSession:
         if continues:
             prompt, injected = self._prompt, self._codec.suffix_ids(results)
         else:  # a user turn: the template rewrites history, so a new stream begins
-            prompt, injected = self._codec.prompt_ids(self._tools, self._messages), []
+            said = sum(isinstance(message, UserMessage) for message in self._messages)
+            tools = self._task.offered(said - 1)
+            prompt, injected = self._codec.prompt_ids(tools, self._messages), []
         held = len(self._ids) if continues else 0
         length = len(prompt) + held + len(injected)
         room = self._limits.max_context_tokens - length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.tools import ToolSpec
@@ -61,4 +62,16 @@ class Task(Record, frozen=True, kw_only=True):
     user_turns: tuple[str, ...]
     """The user's turns in order; each after the first is said once the model has answered."""
     tools: tuple[ToolSpec, ...]
+    """Every tool that is on offer at any time."""
     gold: Gold | None = None
+    late: dict[str, int] = {}
+    """Tools held back at first: name -> index of the user turn from which on they are on offer."""
+
+    def offered(self, turn: int) -> tuple[ToolSpec, ...]:
+        """Return the tools on offer once user turn `turn` (the first is 0) has been said."""
+        return offered(self.tools, self.late, turn)
+
+
+def offered(tools: Sequence[ToolSpec], late: Mapping[str, int], turn: int) -> tuple[ToolSpec, ...]:
+    """Return those of a task's tools that are on offer once user turn `turn` has been said."""
+    return tuple(spec for spec in tools if late.get(spec.name, 0) <= turn)

@@ -116,8 +116,9 @@ class _Session:
 
     def __init__(self, model: EndpointChat, task: Task, limits: Limits, seed: int) -> None:
         self._model = model
-        self._task_id = task.id
-        self._tools = [_function(spec) for spec in task.tools]
+        self._task = task
+        self._tools: list[JsonObject] = []
+        self._said = 0
         self._limits = limits
         self._seed = seed
         self._history: list[JsonObject] = []
@@ -128,10 +129,13 @@ class _Session:
 
     async def reply(self, new: Sequence[Message]) -> ModelTurn:
         added = [_wire(message) for message in new]
+        self._said += sum(isinstance(message, UserMessage) for message in new)
+        before = _tokens(self._tools)
+        self._tools = [_function(spec) for spec in self._task.offered(self._said - 1)]
         if self._known_tokens == 0:  # tools are part of what the endpoint counts
             estimate = _tokens(self._tools) + _tokens(added)
         else:
-            estimate = self._known_tokens + _tokens(added)
+            estimate = self._known_tokens + _tokens(added) + _tokens(self._tools) - before
         if estimate >= self._limits.max_context_tokens:
             return ModelTurn(message=AssistantMessage(), context_full=True)
         self._history += added
@@ -141,7 +145,7 @@ class _Session:
             max_tokens=min(
                 self._limits.max_turn_tokens, self._limits.max_context_tokens - estimate
             ),
-            task_id=self._task_id,
+            task_id=self._task.id,
             seed=self._seed,
         )
         started = time.perf_counter()
