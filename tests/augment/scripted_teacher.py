@@ -64,7 +64,7 @@ class ScriptedTeacher:
                         "finish_reason": "stop",
                     }
                 ],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+                "usage": {"prompt_tokens": len(raw) // 4, "completion_tokens": len(said) // 4},
             }
         )
 

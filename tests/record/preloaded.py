@@ -79,14 +79,19 @@ class Preloaded:
 
 
 def _serve(log: str) -> None:
+    import any_llm.providers.openai  # noqa: F401 - each child would load it anew
+
     import cacherl.adapters.any_llm_completions
+    import cacherl.augment.rehearsal
     import cacherl.cache.safety.redact
     import cacherl.record.folder
     import cacherl.toolbox.functions
     import cacherl.toolbox.written_tasks
     import cacherl.worlds.desk  # noqa: F401
     from cacherl.cli import main
+    from cacherl.core.languages import detector
 
+    detector()
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
