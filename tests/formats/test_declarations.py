@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cacherl.core.parameters import parameters_of, typed
 from cacherl.core.schema import argument_problem
 from cacherl.core.tools import UNDECLARED
-from cacherl.formats.declarations import parameters_of, spec_of, specs_of, typed
+from cacherl.formats.declarations import spec_of, specs_of
 from cacherl.formats.rows import Unreadable
 
 JSON = st.recursive(

@@ -17,6 +17,7 @@ from cacherl.core.messages import (
     ToolMessage,
     UserMessage,
 )
+from cacherl.core.parameters import ANYTHING
 from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Gold, Split, Task
 from cacherl.core.tools import (
@@ -28,7 +29,6 @@ from cacherl.core.tools import (
     undeclared,
 )
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.formats.declarations import ANYTHING
 from cacherl.formats.rows import NO_JSON, Row, Unreadable
 
 Conversation = tuple[Task, Trajectory]
