@@ -15,11 +15,13 @@ from cacherl.cli import main
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl
 from cacherl.core.trajectories import Trajectory
+from cacherl.record.live_calls import read_live_calls
 from tests.record.preloaded import Preloaded
+from tests.record.test_killed import check_writes, lasting_desk
 from tests.teacher_server import TeacherServer, Trouble
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cacherl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
     with Preloaded(tmp_path_factory.mktemp("preloaded")) as preloaded:
         yield preloaded
@@ -157,6 +159,27 @@ def test_ctrl_c_keeps_what_was_done(cacherl: Preloaded, tmp_path: Path) -> None:
     assert 2 <= kept < 12
     assert lines(folder) == 12
     assert max(billed.values()) == 1
+
+
+def test_ctrl_c_waits_for_the_calls_that_are_under_way(cacherl: Preloaded, tmp_path: Path) -> None:
+    """A payment that is on its way cannot be called back; its answer is on record before the end."""
+    folder = DataFolder(tmp_path / "data")
+    with TeacherServer(folder=tmp_path, honours_keys=True, latency_s=0.01) as teacher:
+        command = lasting_desk(teacher, folder.root, tmp_path)
+        code = cacherl.run(command, until=lambda: journaled(folder) >= 9, end=signal.SIGINT)
+        said = cacherl.log.read_text()
+        made = read_live_calls(folder.live_calls)
+        assert cacherl.run(command) == 0
+
+    assert code == 130
+    assert "Traceback" not in said
+    assert all(each.result is not None for calls in made.values() for each in calls)
+    check_writes(folder, cacherl.folder)
+
+
+def journaled(folder: DataFolder) -> int:
+    path = folder.live_calls
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def lines(folder: DataFolder) -> int:

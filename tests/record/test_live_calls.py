@@ -158,8 +158,9 @@ async def test_an_interrupt_waits_for_the_answer_to_a_call_that_is_under_way(
     with LiveCalls(path) as file:
         episode = asyncio.create_task(file.tools(Slow(), TASK, 0).call(call_of("pay", 1)))
         await begun.wait()
-        episode.cancel()
-        await asyncio.sleep(0)
+        for _ in range(3):  # a run that ends cancels more than once
+            episode.cancel()
+            await asyncio.sleep(0)
         may_end.set()
         with pytest.raises(asyncio.CancelledError):
             await episode

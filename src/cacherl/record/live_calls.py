@@ -13,7 +13,9 @@ episode must neither make a call again that ran, nor forget what it was answered
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import time
 from collections.abc import Awaitable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,12 +235,16 @@ class _Remembered:
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:
-    """Await `work`; when cancelled, first let it end within `GRACE_S`."""
+    """Await `work`; when cancelled, however often, first let it end within `GRACE_S`."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=GRACE_S)
+        until = time.monotonic() + GRACE_S
+        while not task.done() and (left := until - time.monotonic()) > 0:
+            # A run that ends cancels its episodes more than once.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=left)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
