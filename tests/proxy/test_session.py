@@ -348,6 +348,28 @@ def test_misses_follow_the_policy_of_each_tool(cache: ToolCache) -> None:
     assert read["_meta"]["cacherl/tier"] == "miss"
 
 
+def test_what_was_recorded_in_another_state_is_a_miss_unless_asked_for(cache: ToolCache) -> None:
+    """The answer from after a write, served where nothing was written, lets a broken agent pass."""
+
+    async def record() -> None:
+        session, _ = await opened(Plan(cache=cache, record=True), Counter().connect)
+        await session.receive(CANCEL)
+        await session.receive(GET)
+        await session.aclose()
+
+    async def replay(*policies: MissPolicy) -> Any:
+        plan = Plan(cache=cache, record=False, on_miss=frozenset(policies))
+        session, screen = await opened(plan, None)
+        await session.receive(GET)
+        return screen.reply(1)
+
+    asyncio.run(record())
+    strict, loose = asyncio.run(replay()), asyncio.run(replay(MissPolicy.BEST_EFFORT))
+    assert strict["_meta"]["cacherl/tier"] == "miss"
+    assert "recorded after other changes (1 times)" in strict["content"][0]["text"]
+    assert loose["_meta"]["cacherl/tier"] == "best_effort"
+
+
 def test_a_miss_may_run_a_tool_that_reads_and_is_recorded(cache: ToolCache) -> None:
     """A recording grows where it was too small; nothing that writes runs unasked, and nothing twice."""
 

@@ -262,9 +262,9 @@ def _told(found: Summary) -> Iterator[str]:
     whose = ", ".join(found.namespaces) or "no server"
     sessions = f"{found.sessions} session{'s' * (found.sessions != 1)}"
     tiers = ", ".join(f"{count} {tier.value}" for tier, count in found.tiers.items())
-    yield f"{found.calls} calls of {whose} in {sessions}" + (f": {tiers}" if tiers else "")
+    yield f"{found.calls} call{'s' * (found.calls != 1)} of {whose} in {sessions}" + (f": {tiers}" if tiers else "")
     if found.errors:
-        yield f"{found.errors} of them were answered with an error"
+        yield f"{found.errors} answered with an error"
     for missed in found.missed:
         yield f"missed {missed.tool}: {missed.message}"
     left = ", ".join(f"{count} {reason}" for reason, count in found.not_recorded.items())

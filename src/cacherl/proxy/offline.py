@@ -72,9 +72,17 @@ class Replayer:
     """Answers the calls of one client's session from a cache."""
 
     def __init__(
-        self, episode: Episode, tools: Iterable[ToolSpec], tally: Tally, *, meta: bool
+        self,
+        episode: Episode,
+        tools: Iterable[ToolSpec],
+        tally: Tally,
+        *,
+        on_miss: Mapping[str, MissPolicy],
+        meta: bool,
     ) -> None:
+        """Answer from an episode that was given these policies (see `policies`)."""
         self._episode, self._tally, self._meta = episode, tally, meta
+        self._on_miss = on_miss
         self._names = {spec.name for spec in tools}
 
     def offer(self, tools: Iterable[ToolSpec]) -> None:
@@ -93,10 +101,19 @@ class Replayer:
         if call.name not in self._names:
             return failure(request.id, INVALID_PARAMS, f"Unknown tool: {call.name}")
         result = await self._episode.answer(call, live)
-        if result.tier is Tier.MISS:
+        if result.tier is Tier.MISS or self._is_guess(result):
             result = self._explained(call, result)
         self._tally.answered(result.tier, is_error=result.is_error)
         return reply_of(request.id, result, meta=self._meta and result.tier is not Tier.LIVE)
+
+    def _is_guess(self, result: ToolResult) -> bool:
+        """Say whether a result is of another call or state, and nobody asked for such.
+
+        In training the nearest recording beats none. A test must fail where an agent does something new.
+        """
+        policy = self._on_miss.get(result.name, self._on_miss["*"])
+        asked_for = policy in (MissPolicy.BEST_EFFORT, MissPolicy.ACKNOWLEDGE)
+        return result.tier is Tier.BEST_EFFORT and not asked_for
 
     def _explained(self, call: ToolCall, result: ToolResult) -> ToolResult:
         """Return a miss that says what came closest."""

@@ -531,17 +531,18 @@ class Session:
                 for (space, name), spec in plan.cache.store.tools().items()
                 if space == self._called and name not in known
             )
+            on_miss = policies(plan.cache, self._called, tools, plan.on_miss, plan.on_miss_of)
             episode = plan.cache.episode(
                 plan.scenario,
                 namespace=self._called,
                 tools=tools,
                 record="none" if self._connect is None else "new_episodes",
-                on_miss=policies(plan.cache, self._called, tools, plan.on_miss, plan.on_miss_of),
+                on_miss=on_miss,
                 draw=DrawPolicy.SEQUENCE,
                 splits=EVERY_SPLIT,
                 split=plan.split,
             )
-            self._replayer = Replayer(episode, tools, plan.tally, meta=plan.meta)
+            self._replayer = Replayer(episode, tools, plan.tally, on_miss=on_miss, meta=plan.meta)
         return self._replayer
 
     async def _offline(self, request: Request) -> Reply:
