@@ -39,7 +39,7 @@ ALL_BAD = 100
 _MANIFEST = "import.json"
 _SKIPPED = "skipped.jsonl"
 _STAGE = ".importing"
-_AT_ONCE = 256  # trajectories in one transaction of the cache
+_AT_ONCE, _AT_ONCE_BYTES = 256, 4 << 20  # trajectories in one transaction of the cache
 _PROBLEMS = 200  # kinds of problems counted one by one
 _BUFFER = 1 << 20
 
@@ -295,6 +295,7 @@ class _Stage:
         self._cache: ToolCache | None = None
         self._files: dict[str, IO[bytes]] = {}
         self._waiting: list[Conversation] = []
+        self._waiting_bytes = 0
         self._ids = _Ids()
         self._unanswered = 0
         self._calls = self._new = self._not_kept = 0
@@ -343,17 +344,18 @@ class _Stage:
         if is_new:
             self._files[self._root.tasks.name].write(line)
             self.tasks += 1
-        self._files[self._root.trajectories.name].write(encode_line(trajectory))
+        written = self._files[self._root.trajectories.name].write(encode_line(trajectory))
         self.trajectories += 1
         self._unanswered += sum(result.tier is Tier.MISS for result in trajectory.results)
         if self._cache is not None:
             self._waiting.append((task, trajectory))
-            if len(self._waiting) >= _AT_ONCE:
+            self._waiting_bytes += written
+            if len(self._waiting) >= _AT_ONCE or self._waiting_bytes >= _AT_ONCE_BYTES:
                 self._record()
 
     def _record(self) -> None:
         """Put what waits into the cache, in one transaction where nothing is wrong with any of it."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if self._cache is None or not waiting:
             return
         try:

@@ -31,7 +31,7 @@ MAX_ROW_BYTES = 32 << 20
 
 _CHUNK = 1 << 20
 _PACKED_CHUNK = 1 << 14  # what is packed best grows a thousandfold
-_TABLE_BYTES = 8 << 20  # of a table's values held at once, as a guess from its average row
+_TABLE_BYTES = 1 << 20  # of a table's values held at once, as a guess from its average row
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _PACKED = (".gz", ".zst")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -514,7 +514,8 @@ def _table_rows(path: Path, columns: Collection[str], tell: OnPosition) -> Itera
             source.seek(0)
         try:
             # Buffered, a column is read as it is needed and not a row group at a time.
-            table = stack.enter_context(pq.ParquetFile(source, buffer_size=_CHUNK))
+            reader = pq.ParquetFile(source, buffer_size=_CHUNK, pre_buffer=False)
+            table = stack.enter_context(reader)
             names = table.schema_arrow.names
             wanted = [name for name in names if not columns or name in columns]
             total, size = table.metadata.num_rows, path.stat().st_size
@@ -529,6 +530,7 @@ def _table_rows(path: Path, columns: Collection[str], tell: OnPosition) -> Itera
                     number += 1
                     yield Row(f"{path}: row {number}", msgspec.json.encode(_without_nulls(value)))
                 tell(size * number // max(1, total))
+                pa.default_memory_pool().release_unused()  # else it keeps what a file once took
         except (pa.ArrowException, OSError) as error:
             problem = " ".join(str(error).split())
             raise DataError(f"{path}: no Parquet table ({problem}). Fetch it again.") from error
