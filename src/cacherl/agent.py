@@ -18,10 +18,12 @@ from cacherl.core.messages import (
     UserMessage,
 )
 from cacherl.core.models import ChatModel, ChatSession, Limits, ModelTurn
+from cacherl.core.records import JsonObject
 from cacherl.core.schema import argument_problem, error_text
 from cacherl.core.tasks import Task
 from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, Tools, ToolSpec
 from cacherl.core.trajectories import StopReason, Trajectory, Usage
+from cacherl.core.worlds import Epilogue, Person
 
 
 async def run_episode(
@@ -45,10 +47,12 @@ async def run_episode(
     messages: list[Message] = []
     results: list[ToolResult] = []
     turns: list[ModelTurn] = []
-    notes: dict[str, str] = {}
+    notes: JsonObject = {}
     session = model.start(task, limits=limits, seed=seed)
     try:
         stop = await _play(session, tools, task, limits, messages, results, turns)
+        if isinstance(tools, Epilogue):
+            notes.update(await tools.epilogue())
     except ModelError as error:
         stop, notes["error"] = StopReason.MODEL_FAILED, str(error)
         if error.kind is not None:
@@ -71,7 +75,7 @@ async def run_episode(
             completion_tokens=sum(turn.completion_tokens for turn in turns),
             model_s=sum(turn.model_s for turn in turns),
         ),
-        notes=dict(notes),
+        notes=notes,
     )
 
 
@@ -86,7 +90,12 @@ async def _play(
 ) -> StopReason:
     users = list(task.user_turns)
     new: list[Message] = [SystemMessage(content=task.system)] if task.system else []
-    new.append(UserMessage(content=users.pop(0)))
+    said = await _user_turn(users, tools, "")
+    if said is None:
+        raise ToolError(
+            f"task {task.id}: nobody says anything. Give it a user turn, or tools that play the user."
+        )
+    new.append(said)
     while True:
         messages += new
         if len(turns) >= limits.max_turns:
@@ -99,16 +108,24 @@ async def _play(
         if turn.truncated:
             return StopReason.TRUNCATED
         if turn.message.calls:
-            specs = {
-                spec.name: spec for spec in task.offered(len(task.user_turns) - len(users) - 1)
-            }
+            turn_index = sum(isinstance(message, UserMessage) for message in messages) - 1
+            specs = {spec.name: spec for spec in task.offered(turn_index)}
             answered = await _answer(session, tools, specs, turn.message.calls, limits)
             results += (result for result, _ in answered)
             new = [message for _, message in answered]
-        elif users:
-            new = [UserMessage(content=users.pop(0))]
         else:
-            return StopReason.ANSWER
+            said = await _user_turn(users, tools, turn.message.content)
+            if said is None:
+                return StopReason.ANSWER
+            new = [said]
+
+
+async def _user_turn(users: list[str], tools: Tools, heard: str) -> UserMessage | None:
+    """Return what the user says next: what is written, then what tools that play the user make up."""
+    if users:
+        return UserMessage(content=users.pop(0))
+    said = await tools.say(heard) if isinstance(tools, Person) else None
+    return None if said is None else UserMessage(content=said)
 
 
 async def _answer(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import Tools, ToolSpec
 
@@ -14,6 +15,28 @@ class WorldTools(Tools, Protocol):
 
     def fingerprint(self) -> str:
         """Return a digest (hex) of everything the tools can read; equal states, equal digests."""
+        ...
+
+
+@runtime_checkable
+class Person(Protocol):
+    """Tools of an episode that play its user too, once the turns that are written beforehand are said."""
+
+    async def say(self, heard: str) -> str | None:
+        """Return the user's next turn, given the model's last words ("" at the start), or None at the end.
+
+        Raises:
+            ModelError: whoever plays the user cannot be reached; never the fault of the model at work.
+        """
+        ...
+
+
+@runtime_checkable
+class Epilogue(Protocol):
+    """Tools of an episode that keep something of it beside its messages."""
+
+    async def epilogue(self) -> JsonObject:
+        """Return what goes into `Trajectory.notes`. Called once, after the last turn, before `aclose`."""
         ...
 
 
