@@ -1,4 +1,4 @@
-"""Evaluate: a model plays tasks it has never seen, on live or replayed tools, and every task is scored."""
+"""The evaluation of a recipe: every task once, scored by its gold alone."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
-import msgspec
-
-from cacherl.agent import run_episode
-from cacherl.core.errors import DataError, ModelError, ToolError
+from cacherl.core.errors import DataError
 from cacherl.core.jsonl import JsonlAppender, read_jsonl
 from cacherl.core.models import ChatModel, Limits
-from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.tools import Tools
-from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.core.worlds import WorldTools
+from cacherl.core.trajectories import Trajectory
+from cacherl.evaluate.episode import NotScored, play
 from cacherl.metrics import EvalRow, gold_of, score_episode
-from cacherl.reward.hybrid import INFRASTRUCTURE
-from cacherl.rollout import episode_seed
 
 OpenTools = Callable[[Task], Tools]
 """Opens fresh tools for one episode; a `WorldTools` shows its state and makes the run a live one."""
@@ -34,14 +28,6 @@ class OnResult(Protocol):
     def __call__(self, row: EvalRow | NotScored, trajectory: Trajectory | None) -> None:
         """See one result; there is a trajectory where there is a row."""
         ...
-
-
-class NotScored(Record, frozen=True, kw_only=True):
-    """An episode that the infrastructure ended. It says nothing about the model."""
-
-    task_id: str
-    stop: StopReason
-    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +92,9 @@ async def evaluate(
         row_file = _appender(files, rows_path)
         trajectory_file = _appender(files, trajectories_path)
 
-        async def play(task: Task) -> None:
+        async def one(task: Task) -> None:
             async with gate:
-                played = await _episode(model, task, open_tools, limits, seed)
+                played = await play(model, task, lambda: open_tools(task), limits=limits, seed=seed)
             if isinstance(played, NotScored):
                 not_scored[task.id] = played
                 if on_result is not None:
@@ -130,7 +116,7 @@ async def evaluate(
             async with asyncio.TaskGroup() as group:
                 for task in tasks:
                     if task.id not in rows:
-                        group.create_task(play(task))
+                        group.create_task(one(task))
         except ExceptionGroup as group_of_errors:
             # A cache that cannot be read stops every episode alike: say it once, as one line.
             raise group_of_errors.exceptions[0] from None
@@ -141,34 +127,6 @@ async def evaluate(
         not_scored=tuple(not_scored[task.id] for task in tasks if task.id in not_scored),
         resumed=resumed,
     )
-
-
-async def _episode(
-    model: ChatModel, task: Task, open_tools: OpenTools, limits: Limits, seed: int
-) -> Trajectory | NotScored:
-    try:
-        tools = open_tools(task)
-    except (ToolError, OSError) as error:
-        return NotScored(task_id=task.id, stop=StopReason.TOOLS_FAILED, error=str(error))
-    try:
-        trajectory = await run_episode(
-            model, tools, task, limits=limits, seed=episode_seed(seed, task.id, 0)
-        )
-        if trajectory.stop in INFRASTRUCTURE:
-            said = str(trajectory.notes.get("error", ""))
-            return NotScored(task_id=task.id, stop=trajectory.stop, error=said)
-        # Replayed tools stand on no state; whether tools have one is what the method says.
-        if hasattr(tools, "fingerprint"):
-            state = cast(WorldTools, tools).fingerprint()
-            trajectory = msgspec.structs.replace(trajectory, final_state=state)
-        return trajectory
-    except (ModelError, ToolError, OSError) as error:
-        # Before its first turn a model may fail to open a conversation; after the last, a world
-        # may be gone before it shows its state. Neither is the model's doing.
-        stop = StopReason.MODEL_FAILED if isinstance(error, ModelError) else StopReason.TOOLS_FAILED
-        return NotScored(task_id=task.id, stop=stop, error=str(error))
-    finally:
-        await tools.aclose()
 
 
 def _check(tasks: Sequence[Task]) -> None:
