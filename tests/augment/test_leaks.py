@@ -80,6 +80,39 @@ def test_what_the_tools_on_offer_say_was_known() -> None:
     assert leaks("Like ZFA04Y.", BEFORE, TURN, AFTER, [spec]) == ()
 
 
+COSTS: tuple[Message, ...] = (
+    UserMessage(content="I am Ana. Take card 128 first."),
+    ToolMessage(
+        call_id="b", name="cost", content='{"total": 375, "family": "Gómez", "first": "Ana"}'
+    ),
+)
+LATER: tuple[Message, ...] = (
+    ToolMessage(
+        call_id="c", name="pay", content='{"rest": 247, "at": "10:00", "owner": "Ana Gómez"}'
+    ),
+    AssistantMessage(content="If there is anything else that I can do, just let me know."),
+)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Of 375 the card pays 128, so 247 are left.",
+        "Ana Gómez pays.",
+        "It is for 10:00.",
+        "If there is anything else that I can do, just let me know.",
+    ],
+)
+def test_what_can_be_worked_out_is_let_through(reason: str) -> None:
+    """Found on the thoughts of a real model: arithmetic, names in parts, times, its own turns of phrase."""
+    assert leaks(reason, COSTS, AssistantMessage(), LATER) == ()
+
+
+def test_a_number_that_nothing_adds_up_to_is_found() -> None:
+    """The operands have to be named, and known."""
+    assert leaks("So 247 are left.", COSTS, AssistantMessage(), LATER) == ("247",)
+
+
 def test_nothing_can_leak_into_the_last_turn() -> None:
     """An answer quotes the results that it rests on."""
     answer = AssistantMessage(content="Booking ZFA04Y is moved.")

@@ -12,11 +12,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import msgspec
 
-from cacherl.core.messages import AssistantMessage, MalformedCall, Message, ToolMessage
+from cacherl.core.messages import (
+    AssistantMessage,
+    MalformedCall,
+    Message,
+    ToolMessage,
+    UserMessage,
+)
 from cacherl.core.tools import ToolSpec
 
 PHRASE_WORDS = 8
@@ -25,9 +31,11 @@ MIN_DIGITS = 3
 """Shorter numbers are everywhere: `two of 12 seats` tells nothing about where the 12 was learnt."""
 MIN_ID = 4
 LONG_WORD = 20
+MOST_OPERANDS = 50
 
 _NUMBER = re.compile(r"\d{1,3}(?:[,\u00a0\u202f ]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:/@#+-]*[A-Za-z0-9])?", re.ASCII)
+_TIME = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.!?:;\n\"“”«»(]\s*$")
 
@@ -41,11 +49,13 @@ def leaks(
 ) -> tuple[str, ...]:
     """Return the values in `reason` that stand in `after` and in nothing that was known, in their order.
 
-    Values are ids (a digit among letters or marks, or an address; from 4 characters), numbers of at
-    least 3 digits, names (two capitalised words in a row), words of at least 20 letters, and any 8 words
-    in a row. What is known is every message before the turn, the turn itself and the tools on offer.
-    Numbers are compared as numbers (`1,234.00` is 1234). Not found are values in other words than the
-    later message's (`next Tuesday`), small numbers, single names, and yes or no.
+    Values are ids (a digit among letters or marks, or an address; from 4 characters) and numbers of at
+    least 3 digits, wherever they stand later; and names (two capitalised words in a row), words of at
+    least 20 letters and any 8 words in a row, where a result or the user says them later: a model's own
+    turns of phrase are its own. What is known is every message before the turn, the turn itself and the
+    tools on offer, and the sum, difference or product of two numbers that the reason names and that are
+    known. Numbers are compared as numbers (`1,234.00` is 1234). Not found are values in other words than
+    the later message's (`next Tuesday`), times of day, small numbers, single names, and yes or no.
 
     Args:
         reason: what somebody gives as the thinking of the turn.
@@ -58,11 +68,29 @@ def leaks(
     if not values or not after:
         return ()
     later = _Seen(after)
-    found = [value for value in values if later.holds(value)]
+    told = _Seen([m for m in after if isinstance(m, ToolMessage | UserMessage)])
+    found = [
+        value
+        for value in values
+        if (later if value.kind in ("id", "number") else told).holds(value)
+    ]
     if not found:
         return ()
     known = _Seen([*before, turn], more=msgspec.json.encode(tools).decode() if tools else "")
-    return tuple(value.text for value in found if not known.may_hold(value))
+    numbers = [n for written in _NUMBER.findall(reason) for n in known.known_of(_numbers(written))]
+    return tuple(
+        value.text
+        for value in found
+        if not known.may_hold(value) and value.numbers.isdisjoint(_computed(numbers))
+    )
+
+
+def _computed(numbers: Sequence[Decimal]) -> set[Decimal]:
+    """Return what can be computed from two of the numbers, or from all."""
+    found = {sum(numbers, Decimal(0))}
+    for one, other in combinations(numbers[:MOST_OPERANDS], 2):
+        found |= {one + other, abs(one - other), one * other}
+    return found
 
 
 class _Value(msgspec.Struct, frozen=True):
@@ -106,6 +134,8 @@ def _values(text: str) -> list[_Value]:
 def _is_id(token: str) -> bool:
     if "@" in token:
         return True
+    if _TIME.fullmatch(token):
+        return False
     rest = token.replace(",", "").replace(".", "", 1)
     return any(map(str.isdigit, token)) and not rest.isdigit()
 
@@ -158,9 +188,13 @@ class _Seen:
         """Say whether the value stands there in any form, as part of something longer too."""
         if value.kind == "number":
             return self.holds(value) or value.text in self._text
-        if value.kind == "name":
-            return f" {value.text.casefold()} " in self._all_words()
+        if value.kind == "name":  # its parts may be two members of an object
+            return all(f" {word} " in self._all_words() for word in value.text.casefold().split())
         return value.text.casefold() in self._lower or self.holds(value)
+
+    def known_of(self, numbers: frozenset[Decimal]) -> frozenset[Decimal]:
+        """Return those of the numbers that stand there."""
+        return numbers & self._all_numbers()
 
     def _all_words(self) -> str:
         if self._words is None:
