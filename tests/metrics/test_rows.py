@@ -15,6 +15,7 @@ from cacherl.core.tasks import AnswerRule, Task
 from cacherl.core.tools import Tier, Tools
 from cacherl.core.trajectories import StopReason
 from cacherl.metrics import (
+    SYMPTOMS,
     EvalRow,
     EvalSummary,
     FailureKind,
@@ -251,7 +252,7 @@ def test_groups_and_mixes_add_up_to_the_whole() -> None:
     assert found.tier_mix == {"live": pytest.approx(2 / 3), "fuzzy": pytest.approx(1 / 3)}
     assert found.call_tiers == {"live": 2, "exact": 1, "fuzzy": 1}
     assert found.failures["early_ending"] == 1
-    assert set(found.failures) == {kind.value for kind in FailureKind}
+    assert set(found.failures) == {kind.value for kind in SYMPTOMS}
 
 
 def test_a_summary_survives_a_file() -> None:

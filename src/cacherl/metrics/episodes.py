@@ -1,15 +1,12 @@
-"""What an evaluation says: one row a task, and what the rows say together. Values in, values out."""
+"""What one episode says: its row, by the calls it made, the state it left and the answer it gave."""
 
 from __future__ import annotations
 
 import enum
 import itertools
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from cacherl.core.errors import DataError
 from cacherl.core.messages import AssistantMessage, Call, MalformedCall, ToolCall
@@ -21,17 +18,15 @@ from cacherl.reward.answer import answer_ok, final_answer, is_meta_reasoning
 from cacherl.reward.hybrid import tier_of
 from cacherl.reward.process import made_calls, matched_gold_calls, process_accuracy
 
-RESAMPLES = 2000
-LEVEL = 0.95
 LOOSE = frozenset({Tier.FUZZY, Tier.BEST_EFFORT, Tier.MISS})
 THINKING_HEAVY = 0.5  # share of what was written: at a half, a turn takes twice as long as without
-_DRAWS_AT_ONCE = 2_000_000  # indices held while resampling, about 16 MB
 
 
 class FailureKind(enum.StrEnum):
-    """How tool-calling models fail, after the paper's error analysis.
+    """How tool-calling models fail. `failures.diagnose` names the kinds of a failed task.
 
-    Source: CacheRL, arXiv:2606.14179, error analysis; OVER_CHAINING from its CacheAgentLoop section.
+    Source: the first five, CacheRL, arXiv:2606.14179, error analysis; OVER_CHAINING, its CacheAgentLoop
+    section; the rest are ours.
     """
 
     EARLY_ENDING = "early_ending"
@@ -46,6 +41,37 @@ class FailureKind(enum.StrEnum):
     """At least half of what the model wrote was thinking. A cost, not a wrong answer."""
     OVER_CHAINING = "over_chaining"
     """More calls than the solution has, or calls until the turns were used up."""
+    TRUNCATED = "truncated"
+    """A turn hit its token limit, or the conversation outgrew the context."""
+    FORMAT = "format"
+    """The last call that the model tried to make did not parse."""
+    LOOP = "loop"
+    """The same call in the same state three times or more."""
+    POLICY_BREAK = "policy_break"
+    """A write that the solution never makes took effect, or a forbidden tool was called."""
+    LOST_STATE = "lost_state"
+    """A value that the episode has since replaced, or a call that its own writes had made wrong."""
+    WRONG_TOOL = "wrong_tool"
+    """A call of the solution is missing, and a tool was called that the solution never calls."""
+    WRONG_ARGUMENT = "wrong_argument"
+    """The right tool with other arguments."""
+    MISSING_CALL = "missing_call"
+    """A call of the solution is missing, and nothing stands for it."""
+    WRONG_ORDER = "wrong_order"
+    """Every call of the solution was made, but not in its order."""
+    WRONG_ANSWER = "wrong_answer"
+    """Every call of the solution was made, and the answer is wrong."""
+
+
+SYMPTOMS = (
+    FailureKind.EARLY_ENDING,
+    FailureKind.MISMATCH_CASCADE,
+    FailureKind.META_REASONING,
+    FailureKind.UNSEEN_TOOLS,
+    FailureKind.THINKING_COST,
+    FailureKind.OVER_CHAINING,
+)
+"""The kinds that `EvalRow.failures` may hold, in a right episode too. `failures.diagnose` knows them all."""
 
 
 class EvalRow(Record, frozen=True, kw_only=True):
@@ -83,52 +109,6 @@ class EvalRow(Record, frozen=True, kw_only=True):
     thinking_share: float
     """Thinking characters over all characters the model wrote, in [0, 1]."""
     model_s: float = 0.0
-
-
-class Interval(Record, frozen=True, kw_only=True):
-    """A mean over tasks with its 95 % bootstrap interval.
-
-    The interval says how much another draw of tasks would move the mean. Where all values are
-    equal it has no width, however few there are: read it beside `n`.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
-class GroupScore(Record, frozen=True, kw_only=True):
-    """The two accuracies over one group of tasks."""
-
-    n: int
-    process_accuracy: Interval
-    end_to_end: Interval
-
-
-class EvalSummary(Record, frozen=True, kw_only=True):
-    """What the rows of one evaluation say together."""
-
-    policy: str
-    live: bool
-    n: int
-    process_accuracy: Interval
-    end_to_end: Interval
-    by_family: dict[str, GroupScore]
-    by_language: dict[str, GroupScore]
-    by_wording: dict[str, GroupScore]
-    """`seen` and `new`; empty where nobody said which wordings training used."""
-    tier_mix: dict[str, float]
-    """Share of episodes by their worst tier, best tier first; sums to 1."""
-    call_tiers: dict[str, int]
-    """Calls by tier."""
-    stops: dict[str, int]
-    failures: dict[str, int]
-    """Episodes by failure kind, zeros included; one episode may show several."""
-    calls_mean: float
-    gold_calls_mean: float
-    turns_mean: float
-    completion_tokens_mean: float
-    thinking_share: float
 
 
 def score_episode(
@@ -279,7 +259,7 @@ def _failures(
     kinds = []
     if answered and gold.calls and not any(turn.calls for turn in written):
         kinds.append(FailureKind.EARLY_ENDING)
-    if _cascaded(task, trajectory):
+    if cascaded(task, trajectory):
         kinds.append(FailureKind.MISMATCH_CASCADE)
     if is_meta_reasoning(final_answer(trajectory)):
         kinds.append(FailureKind.META_REASONING)
@@ -294,7 +274,8 @@ def _failures(
     return tuple(kinds)
 
 
-def _cascaded(task: Task, trajectory: Trajectory) -> bool:
+def cascaded(task: Task, trajectory: Trajectory) -> bool:
+    """Say whether a loosely matched result came, and wrong calls after it."""
     pairs = calls_with_results(trajectory)
     first = next((i for i, (_, result) in enumerate(pairs) if result.tier in LOOSE), None)
     if first is None:
@@ -302,126 +283,3 @@ def _cascaded(task: Task, trajectory: Trajectory) -> bool:
     calls = [call for call, _ in pairs]
     right_after = matched_gold_calls(task, calls) - matched_gold_calls(task, calls[: first + 1])
     return right_after < len(calls) - (first + 1)
-
-
-def summarise(rows: Sequence[EvalRow], *, seed: int = 0) -> EvalSummary:
-    """Return what the rows of one model on one kind of tools say together.
-
-    Intervals are 95 % percentile intervals over 2,000 resamples of tasks; same rows and seed,
-    same interval, in whatever order the rows came.
-
-    Raises:
-        DataError: there is no row, or the rows are of several models or of both kinds of tools.
-    """
-    if not rows:
-        raise DataError(
-            "no task was scored, so there is nothing to summarise. Check the model and tools."
-        )
-    policies = sorted({row.policy for row in rows})
-    kinds = {row.live for row in rows}
-    if len(policies) > 1 or len(kinds) > 1:
-        raise DataError(
-            f"the rows mix evaluations ({', '.join(policies)}; live: {sorted(kinds)}). "
-            "Summarise each evaluation by itself."
-        )
-    rows = sorted(rows, key=lambda row: row.task_id)
-    whole = _group_score(rows, seed)
-    worst = Counter(row.worst_tier for row in rows)
-    call_tiers = Counter(tier for row in rows for tier in row.tiers)
-    failures = Counter(kind for row in rows for kind in row.failures)
-    return EvalSummary(
-        policy=policies[0],
-        live=rows[0].live,
-        n=len(rows),
-        process_accuracy=whole.process_accuracy,
-        end_to_end=whole.end_to_end,
-        by_family=_groups(rows, lambda row: row.family, seed),
-        by_language=_groups(rows, lambda row: row.language, seed),
-        by_wording=_groups(rows, _wording_group, seed),
-        tier_mix={tier.value: worst[tier] / len(rows) for tier in Tier if worst[tier]},
-        call_tiers={tier.value: call_tiers[tier] for tier in Tier if call_tiers[tier]},
-        stops=dict(sorted(Counter(row.stop.value for row in rows).items())),
-        failures={kind.value: failures[kind] for kind in FailureKind},
-        calls_mean=_mean(row.calls for row in rows),
-        gold_calls_mean=_mean(row.gold_calls for row in rows),
-        turns_mean=_mean(row.turns for row in rows),
-        completion_tokens_mean=_mean(row.completion_tokens for row in rows),
-        thinking_share=_mean(row.thinking_share for row in rows),
-    )
-
-
-def paired_difference(
-    a_rows: Sequence[EvalRow],
-    b_rows: Sequence[EvalRow],
-    *,
-    metric: str = "process_accuracy",
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Return the gain of `b` over `a` on the tasks both were scored on: mean, low, high.
-
-    Pairing takes the difficulty of the tasks out: the interval of the gain is narrower than two
-    separate intervals suggest. It excludes 0 when the gain is more than the luck of the draw.
-
-    Args:
-        a_rows: the evaluation before.
-        b_rows: the evaluation after.
-        metric: `process_accuracy` or `end_to_end`.
-        seed: of the resampling.
-
-    Raises:
-        DataError: no task is in both.
-    """
-    a = {row.task_id: float(getattr(row, metric)) for row in a_rows}
-    b = {row.task_id: float(getattr(row, metric)) for row in b_rows}
-    shared = sorted(a.keys() & b.keys())
-    if not shared:
-        raise DataError(
-            "the two evaluations share no task. Run both with the same suite, split and seed."
-        )
-    gain = _bootstrap(np.array([[b[task] - a[task]] for task in shared]), seed)[0]
-    return gain.mean, gain.low, gain.high
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(np.fromiter(values, dtype=float)))
-
-
-def _wording_group(row: EvalRow) -> str | None:
-    if row.seen_wording is None:
-        return None
-    return "seen" if row.seen_wording else "new"
-
-
-def _groups(
-    rows: Sequence[EvalRow], group_of: Callable[[EvalRow], str | None], seed: int
-) -> dict[str, GroupScore]:
-    groups: dict[str, list[EvalRow]] = {}
-    for row in rows:
-        group = group_of(row)
-        if group is not None:
-            groups.setdefault(group, []).append(row)
-    return {name: _group_score(groups[name], seed) for name in sorted(groups)}
-
-
-def _group_score(rows: Sequence[EvalRow], seed: int) -> GroupScore:
-    process, end_to_end = _bootstrap(
-        np.array([[row.process_accuracy, float(row.end_to_end)] for row in rows]), seed
-    )
-    return GroupScore(n=len(rows), process_accuracy=process, end_to_end=end_to_end)
-
-
-def _bootstrap(values_N_M: NDArray[np.float64], seed: int) -> list[Interval]:
-    """Return the interval of each of M metrics over N tasks; all metrics share the resamples."""
-    count = len(values_N_M)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _DRAWS_AT_ONCE // count)
-    means = []
-    for start in range(0, RESAMPLES, chunk):
-        draws = rng.integers(count, size=(min(chunk, RESAMPLES - start), count))
-        means.append(values_N_M[draws].mean(axis=1))
-    tail = 100 * (1 - LEVEL) / 2
-    low_M, high_M = np.percentile(np.concatenate(means), [tail, 100 - tail], axis=0)
-    return [
-        Interval(mean=float(mean), low=float(low), high=float(high))
-        for mean, low, high in zip(values_N_M.mean(axis=0), low_M, high_M, strict=True)
-    ]
