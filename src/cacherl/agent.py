@@ -74,9 +74,15 @@ async def run_episode(
             prompt_tokens=sum(turn.prompt_tokens for turn in turns),
             completion_tokens=sum(turn.completion_tokens for turn in turns),
             model_s=sum(turn.model_s for turn in turns),
+            dollars=_dollars(turns),
         ),
         notes=notes,
     )
+
+
+def _dollars(turns: Sequence[ModelTurn]) -> float | None:
+    known = [turn.dollars for turn in turns if turn.dollars is not None]
+    return sum(known) if turns and len(known) == len(turns) else None
 
 
 async def _play(

@@ -40,6 +40,8 @@ class ModelTurn:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model_s: float = 0.0
+    dollars: float | None = None
+    """What a provider bills for it; None where nobody does, or no price is known."""
 
 
 class ChatSession(Protocol):

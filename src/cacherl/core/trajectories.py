@@ -52,6 +52,8 @@ class Usage(Record, frozen=True, kw_only=True):
     """Tokens the model wrote, thinking included."""
     model_s: float = 0.0
     """Wall seconds spent waiting for the model. Batched engines share them among the batch."""
+    dollars: float | None = None
+    """What a provider bills for it; None where nobody does, or a turn has no known price."""
 
 
 class Trajectory(Record, frozen=True, kw_only=True):

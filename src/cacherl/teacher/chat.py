@@ -6,9 +6,10 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from cacherl.core.completions import CompletionRequest, Completions
+from cacherl.core.completions import CompletionReply, CompletionRequest, Completions
 from cacherl.core.jsonl import whole
 from cacherl.core.messages import (
     AssistantMessage,
@@ -25,8 +26,8 @@ from cacherl.core.records import JsonObject
 from cacherl.core.tasks import Task
 from cacherl.core.tools import ToolSpec
 from cacherl.core.trajectories import TokenSegment
-from cacherl.teacher.ledger import Ledger, Tally
-from cacherl.teacher.prices import PriceTable
+from cacherl.teacher.ledger import Ledger, Tally, tokens_used
+from cacherl.teacher.prices import NANO, PriceTable
 
 CHARS_PER_TOKEN = 4
 """A guess, used where the endpoint's tokenizer is out of reach; providers give the same rule of thumb."""
@@ -72,6 +73,7 @@ class EndpointChat:
         self._temperature = temperature
         self._send_seed = send_seed
         self._extra = dict(extra or {})
+        self._prices = None if tally is None else tally.prices
         self._tally = tally if tally is not None else Tally(PriceTable())
 
     @property
@@ -89,6 +91,14 @@ class EndpointChat:
     async def aclose(self) -> None:
         """Close connections and files. Safe to call twice."""
         await self._completions.aclose()
+
+    def _dollars(self, reply: CompletionReply) -> float | None:
+        if self._prices is None:
+            return None
+        used = tokens_used(reply)
+        at = datetime.now(UTC)
+        nano = self._prices.nanodollars(self.name, used, at=at, batched=reply.batched)
+        return None if nano is None else nano / NANO
 
     def _request(
         self,
@@ -164,6 +174,7 @@ class _Session:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             model_s=model_s,
+            dollars=self._model._dollars(reply),
         )
 
     def clip(self, text: str, max_tokens: int) -> str:

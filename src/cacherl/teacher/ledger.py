@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from cacherl.core.completions import CompletionReply
 from cacherl.core.jsonl import atomic_writer
 from cacherl.core.records import Record
 from cacherl.teacher.failure import MAY_BE_BILLED
@@ -106,6 +107,16 @@ class _Sums:
     def add(self, other: _Sums) -> None:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def tokens_used(reply: CompletionReply) -> TokensUsed:
+    """Return what a reply is billed by."""
+    return TokensUsed(
+        prompt=reply.prompt_tokens,
+        completion=reply.completion_tokens,
+        cached_prompt=reply.cached_prompt_tokens,
+        cache_write=reply.cache_write_prompt_tokens,
+    )
 
 
 class Tally:
@@ -209,12 +220,7 @@ class Tally:
         sums.estimated += reply.estimated
         nano = self.prices.nanodollars(
             line.model,
-            TokensUsed(
-                prompt=reply.prompt_tokens,
-                completion=reply.completion_tokens,
-                cached_prompt=reply.cached_prompt_tokens,
-                cache_write=reply.cache_write_prompt_tokens,
-            ),
+            tokens_used(reply),
             at=line.at,
             batched=reply.batched,
         )
