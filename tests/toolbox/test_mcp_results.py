@@ -194,3 +194,30 @@ def test_a_tool_keeps_its_schema_word_for_word() -> None:
 def test_errors_are_classed_by_what_they_say(text: str, expected: ErrorClass) -> None:
     """Only transient errors are kept out of the cache; the others are lessons."""
     assert error_class_of(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        (
+            "ENOENT: no such file or directory, open '/desk/report-503.txt'",
+            {"path": "report-503.txt"},
+            ErrorClass.NOT_FOUND,
+        ),
+        ("no order with the number 429", {"order": {"number": 429}}, ErrorClass.NOT_FOUND),
+        (
+            "Could not find exact match for edit:\ntimeout = 5",
+            {"edits": [{"oldText": "timeout = 5", "newText": "timeout = 9"}]},
+            ErrorClass.UNKNOWN,
+        ),
+        ("503 Service Unavailable", {"path": "report-503.txt"}, ErrorClass.TRANSIENT),
+        ("HTTP 429", {"limit": 4, "tags": ["t", None, True]}, ErrorClass.TRANSIENT),
+        ("/tmp/temporary: permission denied", {"path": "/tmp/temporary"}, ErrorClass.PERMISSION),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_an_error_quotes_of_the_call_says_nothing_of_its_kind(
+    text: str, arguments: dict[str, Any], expected: ErrorClass
+) -> None:
+    """Else the lesson that a file is not there is never recorded, because its name has a number in it."""
+    assert error_class_of(text, arguments) is expected

@@ -181,7 +181,7 @@ class McpSource:
             link.doubt()
             raise
         except mcp.MCPError as error:
-            return self._protocol_error(link, error)
+            return self._protocol_error(link, error, arguments)
         except (RuntimeError, ValueError) as error:
             # What the server answered is nothing that the protocol knows.
             text = error_text("invalid_result", _one_line(str(error)))
@@ -190,10 +190,10 @@ class McpSource:
         return Answer(
             text=text,
             wire=wire_of(result),
-            error_class=error_class_of(text) if result.get("isError") is True else None,
+            error_class=error_class_of(text, arguments) if result.get("isError") is True else None,
         )
 
-    def _protocol_error(self, link: _Link, error: mcp.MCPError) -> Answer:
+    def _protocol_error(self, link: _Link, error: mcp.MCPError, arguments: JsonObject) -> Answer:
         told = error.data.get(_TOLD) if isinstance(error.data, dict) else None
         if isinstance(told, dict):
             if told.get("gone") is True:
@@ -214,7 +214,7 @@ class McpSource:
         if error.code == METHOD_NOT_FOUND:
             kind = ErrorClass.NOT_FOUND
         else:
-            kind = error_class_of(error.message)
+            kind = error_class_of(error.message, arguments)
             if error.code == INVALID_PARAMS and kind is ErrorClass.UNKNOWN:
                 kind = ErrorClass.VALIDATION
         return Answer(text=error_text(kind, error.message), error_class=kind)

@@ -41,8 +41,9 @@ def is_final(reply: Reply) -> bool:
 
 def tool_result(call: ToolCall, reply: Reply, seconds: float) -> ToolResult:
     """Return a server's reply as a tool's answer: `reply_of` builds the same JSON value from it."""
+    kind: ErrorClass | None = None
     if isinstance(reply, Failure):
-        kind = _class_of(reply.error)
+        kind = _class_of(reply.error, call.arguments)
         text = error_text(kind, str(reply.error.get("message", "")))
         wire: str | None = _said({"error": reply.error})
         is_error = True
@@ -51,22 +52,23 @@ def tool_result(call: ToolCall, reply: Reply, seconds: float) -> ToolResult:
         text, wire = text_of(reply.result), wire_of(reply.result)
         if wire is None and result_of(text, is_error=is_error, wire=None) != reply.result:
             wire = _said(reply.result)  # says no more, but says it in other words
-        kind = error_class_of(text)
+        if is_error:
+            kind = error_class_of(text, call.arguments)
     return ToolResult(
         call_id=call.id,
         name=call.name,
         text=text,
         wire=wire,
         is_error=is_error,
-        error_class=kind if is_error else None,
+        error_class=kind,
         tier=Tier.LIVE,
         source=Source.LIVE,
         latency_s=seconds,
     )
 
 
-def _class_of(error: JsonObject) -> ErrorClass:
-    kind = error_class_of(str(error.get("message", "")))
+def _class_of(error: JsonObject, arguments: JsonObject) -> ErrorClass:
+    kind = error_class_of(str(error.get("message", "")), arguments)
     if error.get("code") == INVALID_PARAMS and kind is ErrorClass.UNKNOWN:
         return ErrorClass.VALIDATION
     return ErrorClass.NOT_FOUND if error.get("code") == METHOD_NOT_FOUND else kind

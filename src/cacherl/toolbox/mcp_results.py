@@ -172,11 +172,16 @@ _WORDS: tuple[tuple[ErrorClass, re.Pattern[str]], ...] = tuple(
 )
 
 
-def error_class_of(text: str) -> ErrorClass:
+def error_class_of(text: str, arguments: JsonObject | None = None) -> ErrorClass:
     """Return the class of an error a tool reported.
 
     A JSON object with an `error` or `kind` that is one of our classes says it; otherwise its words do,
     the transient ones first: replaying a time-out for ever is worse than asking a live tool again.
+
+    Args:
+        text: what the tool said.
+        arguments: of the call, where they are known. Errors quote them, and a file that is not there
+            is no passing failure because its name is `report-503.txt`.
     """
     with suppress(ValueError, RecursionError):
         said = json.loads(text)
@@ -184,10 +189,29 @@ def error_class_of(text: str) -> ErrorClass:
             for name in ("error_class", "error", "kind"):
                 if said.get(name) in list(ErrorClass):  # not a set: it may be an object
                     return ErrorClass(said[name])
+    for quoted in _misleading(arguments):
+        text = re.sub(rf"(?<!\w){re.escape(quoted)}(?!\w)", " ", text)
     for kind, words in _WORDS:
         if words.search(text):
             return kind
     return ErrorClass.UNKNOWN
+
+
+def _misleading(value: Any) -> list[str]:
+    """Return the texts and numbers in arguments that would class an error that quotes them, longest first."""
+    found: set[str] = set()
+    left = [value]
+    while left:
+        match left.pop():
+            case dict() as members:
+                left += members.values()
+            case list() as items:
+                left += items
+            case str() | int() | float() as leaf:
+                said = str(leaf).strip()
+                if any(words.search(said) for _, words in _WORDS):
+                    found.add(said)
+    return sorted(found, key=len, reverse=True)
 
 
 def _short(value: Any, limit: int = 80) -> str:
