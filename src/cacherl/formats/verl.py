@@ -97,5 +97,6 @@ VERL_SFT_FILE = Target(
     schema=_sft_schema,
     lines=False,
     advice="tools are JSON text, which verl 0.9 hands to the template unread: set "
-    "data.custom_cls.path=pkg://cacherl.adapters.verl_sft data.custom_cls.name=ToolsAsTextDataset.",
+    "data.custom_cls.path=pkg://cacherl.adapters.verl_sft data.custom_cls.name=ToolsAsTextDataset. It renders "
+    "turn by turn: Qwen3's own template then drops all thinking but the last, so give it one that keeps it.",
 )
