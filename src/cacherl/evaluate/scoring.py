@@ -1,0 +1,48 @@
+"""What one episode is worth: the suite's verdict, and every figure that its task allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cacherl.core.suites import Suite, Verdict
+from cacherl.core.tasks import Task
+from cacherl.core.trajectories import Trajectory
+from cacherl.metrics import score_episode
+
+SUCCESS = "success"
+"""The suite's own verdict. Every row has it."""
+MAIN = (SUCCESS, "process_accuracy", "end_to_end")
+"""What the head of a table shows, where rows have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One episode, judged."""
+
+    verdict: Verdict
+    metrics: dict[str, float]
+    """Each in [0, 1]. A metric that does not apply is absent."""
+    kinds: tuple[str, ...]
+    """How it failed, where it did."""
+
+
+def score(suite: Suite, task: Task, trajectory: Trajectory) -> Scored:
+    """Return the verdict, the metrics and the kinds of failure of one episode.
+
+    A function of its arguments: what is stored can be scored again.
+    """
+    verdict = suite.check(task, trajectory)
+    metrics = {SUCCESS: float(verdict.success)}
+    for check in verdict.checks:
+        metrics[f"check.{check.name}"] = check.score
+    kinds: tuple[str, ...] = ()
+    if task.gold is not None:
+        row = score_episode(task, trajectory)
+        metrics |= {
+            "process_accuracy": row.process_accuracy,
+            "end_to_end": float(row.end_to_end),
+            "outcome_right": float(row.outcome_right),
+            "answer_right": float(row.answer_right),
+        }
+        kinds = tuple(kind.value for kind in row.failures)
+    return Scored(verdict=verdict, metrics=metrics, kinds=kinds)
