@@ -236,10 +236,10 @@ def test_a_real_server_asks_its_client_for_roots_through_the_proxy(
 
     async def work(server: StdioServerParameters) -> list[JsonObject]:
         async with Client(at(play, server), mode="legacy", list_roots_callback=roots) as client:
-            while str(other) not in str(await called(client, "list_allowed_directories")):
-                await asyncio.sleep(
-                    0.05
-                )  # the server asks once it is told that the client is ready
+            with anyio.fail_after(30):  # it asks once it has heard that the client is ready
+                asked = "list_allowed_directories"
+                while str(other) not in str(await called(client, asked)):  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
             paths = [str(other / f"{number % 20}.txt") for number in range(80)]
             reads = [called(client, "read_text_file", path=path) for path in paths]
             return [without_ours(answer) for answer in await asyncio.gather(*reads)]
