@@ -38,6 +38,7 @@ ALL_BAD = 100
 
 _MANIFEST = "import.json"
 _SKIPPED = "skipped.jsonl"
+_TASKS, _TRAJECTORIES = (DataFolder(Path()).tasks.name, DataFolder(Path()).trajectories.name)
 _STAGE = ".importing"
 _AT_ONCE, _AT_ONCE_BYTES = 256, 4 << 20  # trajectories in one transaction of the cache
 _PROBLEMS = 200  # kinds of problems counted one by one
@@ -309,9 +310,9 @@ class _Stage:
         self._folder.mkdir(parents=True)
         # The first to be left last: the files are closed by then.
         self._open.callback(shutil.rmtree, self._folder, ignore_errors=True)
-        for path in (self._root.tasks, self._root.trajectories, self._root.root / _SKIPPED):
-            file = (self._folder / path.name).open("wb", buffering=_BUFFER)
-            self._files[path.name] = self._open.enter_context(file)
+        for name in (_TASKS, _TRAJECTORIES, _SKIPPED):
+            file = (self._folder / name).open("wb", buffering=_BUFFER)
+            self._files[name] = self._open.enter_context(file)
         if self._wants_cache:
             cache = ToolCache.open(self._folder / self._root.cache.name, mode="write")
             self._cache = self._open.enter_context(cache)
@@ -342,9 +343,9 @@ class _Stage:
         if rollout != trajectory.rollout:
             trajectory = msgspec.structs.replace(trajectory, rollout=rollout)
         if is_new:
-            self._files[self._root.tasks.name].write(line)
+            self._files[_TASKS].write(line)
             self.tasks += 1
-        written = self._files[self._root.trajectories.name].write(encode_line(trajectory))
+        written = self._files[_TRAJECTORIES].write(encode_line(trajectory))
         self.trajectories += 1
         self._unanswered += sum(result.tier is Tier.MISS for result in trajectory.results)
         if self._cache is not None:

@@ -53,7 +53,7 @@ def harmless(message: Message) -> Message:
 
 
 @pytest.mark.parametrize("target", SAYS, ids=lambda target: target.name)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(pair=conversations())
 def test_what_is_written_reads_back_the_same(target: Target, pair: Conversation) -> None:
     """A writer that loses a null, an order or an accent trains another model."""
@@ -161,9 +161,7 @@ def test_gold_stands_beside_the_prompt_and_never_in_it(name: str) -> None:
     row = prompt(task, 0, ["weather"])
 
     assert "Reykjavik" not in json.dumps(row["prompt"])
-    assert "Reykjavik" not in json.dumps(
-        row.get("extra_info", row["tools"] if "tools" in row else "")
-    )
+    assert "Reykjavik" not in json.dumps(row.get("extra_info", row.get("tools", "")))
     truth = row["reward_model"]["ground_truth"] if name == "verl" else row["ground_truth"]
     assert json.loads(truth)["answer"]["must"] == [["Reykjavik"]]
     assert row["prompt"] == [

@@ -42,7 +42,7 @@ _TOOL = {
     },
 }
 ROW = 60  # KiB
-SMALL, LARGE = 30, 600
+SMALL, LARGE = 30, 400
 
 
 def rows(count: int) -> Iterator[dict[str, Any]]:
@@ -106,7 +106,7 @@ def run(script: str, *arguments: object) -> tuple[int, int]:
         ("a.json", "no cache", (SMALL, LARGE)),
         ("a.jsonl.zst", "no cache", (SMALL, LARGE)),
         # One page of each column is held, whatever we do: the writer says how many rows that is.
-        ("a.parquet", "no cache", (SMALL * 10, LARGE * 2)),
+        ("a.parquet", "no cache", (LARGE, 3 * LARGE)),
     ],
     ids=["lines", "lines with a cache", "array", "packed lines", "table"],
 )

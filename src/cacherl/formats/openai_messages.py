@@ -318,7 +318,7 @@ def _json(value: Any) -> str:
 
 # ---- tools -----------------------------------------------------------------------------------
 
-_REMEMBERED_BYTES = 1 << 18  # a longer list of tools is not likely to come again
+_REMEMBERED_BYTES = 1 << 16  # a longer list of tools is not likely to come again
 
 
 def declared_tools(said: bytes) -> tuple[ToolSpec, ...]:
@@ -344,7 +344,7 @@ def _declared(said: bytes) -> tuple[ToolSpec, ...]:
     return specs_of(value, "tools")
 
 
-_remembered = functools.lru_cache(maxsize=64)(_declared)
+_remembered = functools.lru_cache(maxsize=512)(_declared)
 """Files repeat one list of tools on every row; parsing it anew would be half the work of a row."""
 
 
