@@ -15,14 +15,14 @@ from cacherl.core.tools import ToolSpec
 from cacherl.core.trajectories import Trajectory
 from cacherl.suites.bfcl.backends import Backends
 from cacherl.suites.bfcl.cases import CATEGORIES, Case, Cases, read_cases
-from cacherl.suites.bfcl.verdict import verdict_of
+from cacherl.suites.bfcl.verdict import MAX_STEPS, verdict_of
 from cacherl.suites.bfcl.wheel import ADD, SHA256, VERSION, installed
 from cacherl.suites.gold_player import GoldPlayer
 
 NAMESPACE = "bfcl"
-MAX_TURNS = 128
-"""Assistant turns of an episode that lose no run which BFCL itself would let go on: at most six user
-turns of `MAX_STEPS` calls and an answer."""
+MAX_TURNS = 8 * (MAX_STEPS + 1)
+"""Assistant turns that let every episode go on for as long as BFCL's runner does: eight user turns at most,
+each of `MAX_STEPS` steps and an answer."""
 
 
 class BfclSuite:
@@ -76,7 +76,10 @@ class BfclSuite:
         return verdict_of(self._wheel, self._cases, self._case(task.id), trajectory)
 
     def oracle(self) -> GoldPlayer:
-        """One call a step, as an agent that waits for each answer."""
+        """The gold calls, whatever they are answered.
+
+        Its score is 1 but for `multi_turn_miss_func_49`, whose gold calls a tool before it is revealed.
+        """
         return GoldPlayer(lambda task: gold_messages(self._case(task.id)))
 
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -114,12 +117,17 @@ class BfclSuite:
 
 
 def gold_messages(case: Case) -> list[AssistantMessage]:
-    """Return the gold calls, each a message of its own, and an empty answer after each user turn."""
-    return [
-        AssistantMessage(calls=calls)
-        for turn in case.gold
-        for calls in (*((call,) for call in turn), ())
-    ]
+    """Return the gold calls a step at a time, and an empty answer after each user turn.
+
+    A step is one call, as of an agent that waits for each answer; two or more only where a turn has more
+    calls than it may have steps.
+    """
+    messages = []
+    for turn in case.gold:
+        size = -(-len(turn) // MAX_STEPS) or 1
+        steps = (turn[start : start + size] for start in range(0, len(turn), size))
+        messages += [AssistantMessage(calls=calls) for calls in (*steps, ())]
+    return messages
 
 
 @functools.lru_cache(maxsize=1024)
