@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,14 @@ from cacherl.core.bounded import run_bounded
 from cacherl.core.errors import CacheRLError
 from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.models import ChatModel, Limits
-from cacherl.core.records import Record
+from cacherl.core.records import JsonObject, Record
 from cacherl.core.suites import Suite
 from cacherl.core.tasks import Task
 from cacherl.evaluate.episode import NotScored, play
 from cacherl.evaluate.provenance import code_digest
 from cacherl.evaluate.results import task_digest
 from cacherl.evaluate.scoring import score
+from cacherl.metrics.calls import episode_facts
 
 AT_ONCE = 32
 
@@ -34,6 +36,9 @@ class BoundRow(Record, frozen=True, kw_only=True):
     task_digest: str
     floor: dict[str, float]
     ceiling: dict[str, float]
+    floor_facts: JsonObject = {}
+    """The counts of the episode (`metrics.calls.EpisodeFacts`), as the version that played it keeps them."""
+    ceiling_facts: JsonObject = {}
     missing: str = ""
     """Why one of them, or both, could not be measured."""
 
@@ -94,14 +99,16 @@ async def bounds_of(
     async def one(pair: tuple[Task, str]) -> None:
         nonlocal done
         task, digest = pair
-        floor, why_floor = await _earned(suite, task, nothing, limits)
-        ceiling, why_ceiling = await _earned(suite, task, oracle, limits)
+        floor = await _earned(suite, task, nothing, limits)
+        ceiling = await _earned(suite, task, oracle, limits)
         row = BoundRow(
             task_id=task.id,
             task_digest=digest,
-            floor=floor,
-            ceiling=ceiling,
-            missing=why_floor or why_ceiling,
+            floor=floor.metrics,
+            ceiling=ceiling.metrics,
+            floor_facts=floor.facts,
+            ceiling_facts=ceiling.facts,
+            missing=floor.missing or ceiling.missing,
         )
         known[digest] = row
         done += 1
@@ -115,18 +122,24 @@ async def bounds_of(
     return [known[digest] for digest in digests]
 
 
-async def _earned(
-    suite: Suite, task: Task, model: ChatModel | None, limits: Limits
-) -> tuple[dict[str, float], str]:
+@dataclass(frozen=True, slots=True)
+class _Earned:
+    metrics: dict[str, float]
+    facts: JsonObject
+    missing: str = ""
+
+
+async def _earned(suite: Suite, task: Task, model: ChatModel | None, limits: Limits) -> _Earned:
     if model is None:
-        return {}, "the suite has no gold to play"
+        return _Earned({}, {}, "the suite has no gold to play")
     try:
         played = await play(model, task, lambda: suite.open(task), limits=limits, seed=0)
         if isinstance(played, NotScored):
-            return {}, f"{model.name} on {task.id}: {played.error}"
-        return score(suite, task, played).metrics, ""
+            return _Earned({}, {}, f"{model.name} on {task.id}: {played.error}")
+        facts = msgspec.to_builtins(episode_facts(task, played))
+        return _Earned(score(suite, task, played).metrics, facts)
     except CacheRLError as error:
-        return {}, f"{model.name} on {task.id}: {error}"
+        return _Earned({}, {}, f"{model.name} on {task.id}: {error}")
 
 
 def _unknown(task: Task, why: str) -> BoundRow:

@@ -1,0 +1,512 @@
+"""What the rows of an evaluation say together: every figure with n, interval, floor and ceiling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from cacherl.core.errors import DataError
+from cacherl.core.records import JsonObject, Record
+from cacherl.core.tasks import Task
+from cacherl.core.tools import Tier
+from cacherl.core.trajectories import StopReason
+from cacherl.evaluate.bounds import NO_BOUND, Bound, BoundRow, bound
+from cacherl.evaluate.folder import EvalFolder, Manifest
+from cacherl.evaluate.results import Result, read_lines
+from cacherl.evaluate.scoring import MAIN, SUCCESS
+from cacherl.metrics.attempts import attempt_curve
+from cacherl.metrics.calls import CallScores, EpisodeFacts, call_scores, episode_facts
+from cacherl.metrics.intervals import Measured, bootstrap_mean, bootstrap_ratio, score_mean
+from cacherl.metrics.power import power_note
+from cacherl.teacher.ledger import Ledger
+
+EXAMPLES = 3
+"""Failed samples named for each kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What the summary needs of a `Result`: trajectories stay in the file."""
+
+    task_id: str
+    trial: int
+    metrics: Mapping[str, float]
+    kinds: tuple[str, ...]
+    stop: StopReason
+    tiers: tuple[Tier, ...]
+    turns: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    model_s: float
+    wall_s: float
+    dollars: float | None
+    facts: EpisodeFacts
+
+    @property
+    def success(self) -> bool:
+        """The suite's verdict."""
+        return self.metrics[SUCCESS] == 1.0
+
+
+def row_of(task: Task, result: Result) -> Row:
+    """Return the row without its transcript."""
+    played = result.trajectory
+    return Row(
+        task_id=result.task_id,
+        trial=result.trial,
+        metrics=result.metrics,
+        kinds=result.kinds,
+        stop=played.stop,
+        tiers=tuple(each.tier for each in played.results),
+        turns=sum(1 for message in played.messages if message.__struct_config__.tag == "assistant"),
+        calls=len(played.results),
+        prompt_tokens=played.usage.prompt_tokens,
+        completion_tokens=played.usage.completion_tokens,
+        model_s=played.usage.model_s,
+        wall_s=result.wall_s,
+        dollars=played.usage.dollars,
+        facts=episode_facts(task, played),
+    )
+
+
+class Figure(Record, frozen=True, kw_only=True):
+    """One number, with all that a reader needs to believe it."""
+
+    metric: str
+    measured: Measured
+    rows: int
+    """Tasks times trials."""
+    floor: Bound
+    """What doing nothing earns on these tasks."""
+    ceiling: Bound
+    """What gold earns on these tasks."""
+
+
+class Group(Record, frozen=True, kw_only=True):
+    """The main figures over some of the tasks."""
+
+    name: str
+    figures: tuple[Figure, ...]
+
+
+class Attempts(Record, frozen=True, kw_only=True):
+    """Figures over several trials of a task."""
+
+    k: int
+    at: Figure
+    """pass@k: one of k succeeds."""
+    hat: Figure
+    """pass^k: all of k succeed."""
+
+
+class FailureCount(Record, frozen=True, kw_only=True):
+    """One way to fail, among the rows that failed."""
+
+    kind: str
+    rows: int
+    examples: tuple[tuple[str, int], ...]
+    """Task and trial."""
+
+
+class Costs(Record, frozen=True, kw_only=True):
+    """What it took. Nothing here has a floor or a ceiling."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_a_row: Measured
+    turns_a_row: Measured
+    model_s_a_row: Measured
+    model_s_p95: float
+    dollars: float | None
+    """Of the scored rows, by today's prices; None where no price is known, or nobody bills."""
+    dollars_a_row: Measured | None = None
+    dollars_a_success: Measured | None = None
+    paid_dollars: float | None = None
+    """Over the whole history of the folder's journal, outages and repeats included."""
+
+
+class Summary(Record, frozen=True, kw_only=True):
+    """`summary.json`."""
+
+    manifest: Manifest
+    n: int
+    """Tasks with a row."""
+    rows: int
+    distinct_questions: int
+    """Among these tasks, by what the user says."""
+    not_scored: int
+    """Samples without a row: outages, and what a stopped run left."""
+    outages: dict[str, int]
+    """Samples without a row whose last try the infrastructure ended, by why."""
+    figures: tuple[Figure, ...]
+    attempts: tuple[Attempts, ...] = ()
+    """For more than one trial."""
+    groups: dict[str, tuple[Group, ...]]
+    """By `family` and `language`, where there are several."""
+    stops: dict[str, int]
+    call_tiers: dict[str, int]
+    worst_tiers: dict[str, int]
+    """Rows by the worst tier of their calls; `live` for no calls at all."""
+    failed: int
+    failures: tuple[FailureCount, ...]
+    """Of the failed rows, most frequent first; one row may show several."""
+    unplaced: int
+    """Failed rows that no rule could place."""
+    costs: Costs
+    power: str
+    """What a run of this size can and cannot tell apart."""
+    wall_s: float
+    """Over all runs that led here."""
+    notes: tuple[str, ...] = ()
+    """What to know before believing a figure."""
+
+    def figure(self, metric: str) -> Figure | None:
+        """Return the figure of a metric, where rows have it."""
+        return next((each for each in self.figures if each.metric == metric), None)
+
+
+# ---- printing --------------------------------------------------------------------------------
+
+
+def figure_text(measured: Measured, floor: Bound, ceiling: Bound) -> str:
+    """Return a figure as it is printed: never without n, interval, floor and ceiling.
+
+    `0.920 (95 % 0.724-0.980, n = 20; doing nothing 0.000, gold 1.000)`
+    """
+    return (
+        f"{measured.value:.3f} (95 % {measured.low:.3f}-{measured.high:.3f}, n = {measured.n}; "
+        f"doing nothing {bound_text(floor)}, gold {bound_text(ceiling)})"
+    )
+
+
+def bound_text(end: Bound) -> str:
+    """Return a floor or a ceiling as it is printed."""
+    return "not measured" if end.value is None else f"{end.value:.3f}"
+
+
+# ---- reckoning -------------------------------------------------------------------------------
+
+
+def summarise_rows(
+    manifest: Manifest,
+    tasks: Sequence[Task],
+    rows: Sequence[Row],
+    bounds: Mapping[str, BoundRow],
+    *,
+    outages: Mapping[str, int],
+    paid_dollars: float | None = None,
+) -> Summary:
+    """Return the summary of an evaluation. Same arguments, same figures, whatever the order of the rows.
+
+    Args:
+        manifest: what it is of.
+        tasks: every task that was to be played.
+        rows: at least one.
+        bounds: by task id.
+        outages: samples whose last try the infrastructure ended, by why.
+        paid_dollars: what the journal says was paid.
+    """
+    by_id = {task.id: task for task in tasks}
+    rows = sorted(rows, key=lambda row: (row.task_id, row.trial))
+    scored = [by_id[task_id] for task_id in dict.fromkeys(row.task_id for row in rows)]
+    names = list(dict.fromkeys([*MAIN, *sorted({name for row in rows for name in row.metrics})]))
+    figures = (
+        *(found for name in names if (found := figure_of(name, rows, bounds)) is not None),
+        *_call_figures(rows, bounds),
+    )
+    failed = [row for row in rows if not row.success]
+    worst = Counter(max(row.tiers, key=lambda t: t.rank, default=Tier.LIVE) for row in rows)
+    tiers = Counter(tier for row in rows for tier in row.tiers)
+    return Summary(
+        manifest=manifest,
+        n=len(scored),
+        rows=len(rows),
+        distinct_questions=distinct_questions(scored),
+        not_scored=len(tasks) * manifest.trials - len(rows),
+        outages=dict(outages),
+        figures=figures,
+        attempts=_attempts(rows, bounds),
+        groups=_groups(scored, rows, bounds),
+        stops=dict(sorted(Counter(row.stop.value for row in rows).items())),
+        call_tiers={tier.value: tiers[tier] for tier in Tier if tiers[tier]},
+        worst_tiers={tier.value: worst[tier] for tier in Tier if worst[tier]},
+        failed=len(failed),
+        failures=_failures(failed),
+        unplaced=sum(not row.kinds for row in failed),
+        costs=_costs(rows, paid_dollars),
+        power=str(power_note(len(scored), figures[0].measured.value)),
+        wall_s=sum(run.wall_s for run in manifest.runs),
+        notes=_notes(manifest, scored, rows, len(tasks)),
+    )
+
+
+def figure_of(metric: str, rows: Iterable[Row], bounds: Mapping[str, BoundRow]) -> Figure | None:
+    """Return the figure of a metric over the rows that have it; None where none has."""
+    by_task: dict[str, list[float]] = {}
+    for row in rows:
+        if metric in row.metrics:
+            by_task.setdefault(row.task_id, []).append(row.metrics[metric])
+    if not by_task:
+        return None
+    task_ids = list(by_task)
+    return Figure(
+        metric=metric,
+        measured=score_mean(list(by_task.values())),
+        rows=sum(len(values) for values in by_task.values()),
+        floor=bound(bounds, task_ids, metric, ceiling=False),
+        ceiling=bound(bounds, task_ids, metric, ceiling=True),
+    )
+
+
+def _call_figures(rows: Sequence[Row], bounds: Mapping[str, BoundRow]) -> list[Figure]:
+    """Return what the calls of all rows say together, with what they say of both ends."""
+    ids = [row.task_id for row in rows]
+    found = measured_in(
+        call_scores([row.facts for row in rows], [row.success for row in rows], task_ids=ids)
+    )
+    ends = [_end(list(dict.fromkeys(ids)), bounds, ceiling=ceiling) for ceiling in (False, True)]
+    return [
+        Figure(
+            metric=name,
+            measured=measured,
+            rows=len(rows),
+            floor=_bound_of(ends[0], name),
+            ceiling=_bound_of(ends[1], name),
+        )
+        for name, measured in found.items()
+    ]
+
+
+def _bound_of(end: Mapping[str, Measured] | str, name: str) -> Bound:
+    if isinstance(end, str):
+        return Bound(value=None, said=end)
+    if name not in end:
+        return Bound(value=None, said="does not apply")
+    return Bound(value=end[name].value)
+
+
+def _end(
+    task_ids: Sequence[str], bounds: Mapping[str, BoundRow], *, ceiling: bool
+) -> dict[str, Measured] | str:
+    """Return the call figures of the agent at one end, or why there are none."""
+    facts, successes = [], []
+    for task_id in task_ids:
+        row = bounds.get(task_id)
+        if row is None or row.missing:
+            return NO_BOUND.said if row is None else row.missing
+        try:
+            said = row.ceiling_facts if ceiling else row.floor_facts
+            facts.append(msgspec.convert(said, EpisodeFacts))
+        except msgspec.ValidationError:
+            return "measured by another version of cacherl: evaluate again to measure it anew"
+        successes.append((row.ceiling if ceiling else row.floor).get(SUCCESS) == 1.0)
+    return measured_in(call_scores(facts, successes))
+
+
+def measured_in(scores: CallScores) -> dict[str, Measured]:
+    """Return every figure of the call scores by a name of its own: `calls_micro.precision`."""
+    found: dict[str, Measured] = {}
+
+    def walk(value: object, name: str) -> None:
+        match value:
+            case Measured():
+                found[name] = value
+            case dict():
+                for key, member in value.items():
+                    walk(member, f"{name}.{key}")
+            case msgspec.Struct():
+                for field in value.__struct_fields__:
+                    walk(getattr(value, field), f"{name}.{field}" if name else field)
+            case _:
+                pass
+
+    walk(scores, "")
+    return found
+
+
+def distinct_questions(tasks: Iterable[Task]) -> int:
+    """Return how many different things the users of the tasks say."""
+    return len({" ".join(" ".join(task.user_turns).split()).casefold() for task in tasks})
+
+
+def _attempts(rows: Sequence[Row], bounds: Mapping[str, BoundRow]) -> tuple[Attempts, ...]:
+    by_task: dict[str, list[bool]] = {}
+    for row in rows:
+        by_task.setdefault(row.task_id, []).append(row.success)
+    trials = [len(each) for each in by_task.values()]
+    if min(trials) < 2:
+        return ()
+    whole = figure_of(SUCCESS, rows, bounds)
+    if whole is None:  # every row has a verdict
+        return ()
+
+    def of(name: str, measured: Measured) -> Figure:
+        # Scripted agents do the same every time: their pass@k and pass^k are their success.
+        return msgspec.structs.replace(whole, metric=name, measured=measured)
+
+    return tuple(
+        Attempts(
+            k=point.k,
+            at=of(f"pass@{point.k}", point.pass_at_k),
+            hat=of(f"pass^{point.k}", point.pass_hat_k),
+        )
+        for point in attempt_curve([sum(each) for each in by_task.values()], trials)
+    )
+
+
+def _groups(
+    tasks: Sequence[Task], rows: Sequence[Row], bounds: Mapping[str, BoundRow]
+) -> dict[str, tuple[Group, ...]]:
+    found = {}
+    for field, name_of in GROUPS.items():
+        names = {task.id: name_of(task) for task in tasks}
+        if len(set(names.values())) < 2:
+            continue
+        found[field] = tuple(
+            Group(
+                name=name,
+                figures=tuple(
+                    figure
+                    for metric in MAIN
+                    if (
+                        figure := figure_of(
+                            metric, [row for row in rows if names[row.task_id] == name], bounds
+                        )
+                    )
+                ),
+            )
+            for name in sorted(set(names.values()))
+        )
+    return found
+
+
+GROUPS: dict[str, Callable[[Task], str]] = {
+    "family": lambda task: task.family,
+    "language": lambda task: task.language,
+}
+"""What tasks are grouped by."""
+
+
+def _failures(failed: Sequence[Row]) -> tuple[FailureCount, ...]:
+    kinds = Counter(kind for row in failed for kind in row.kinds)
+    return tuple(
+        FailureCount(
+            kind=kind,
+            rows=count,
+            examples=tuple((row.task_id, row.trial) for row in failed if kind in row.kinds)[
+                :EXAMPLES
+            ],
+        )
+        for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _costs(rows: Sequence[Row], paid_dollars: float | None) -> Costs:
+    def by_task(value: Callable[[Row], float]) -> list[list[float]]:
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            values.setdefault(row.task_id, []).append(value(row))
+        return list(values.values())
+
+    dollars = [row.dollars for row in rows if row.dollars is not None]
+    priced = len(dollars) == len(rows)
+    spent = by_task(lambda row: row.dollars or 0.0)
+    successes = by_task(lambda row: float(row.success))
+    return Costs(
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
+        completion_tokens=sum(row.completion_tokens for row in rows),
+        tokens_a_row=bootstrap_mean(by_task(lambda r: r.prompt_tokens + r.completion_tokens)),
+        turns_a_row=bootstrap_mean(by_task(lambda row: row.turns)),
+        model_s_a_row=bootstrap_mean(by_task(lambda row: row.model_s)),
+        model_s_p95=float(np.percentile([row.model_s for row in rows], 95)),
+        dollars=sum(dollars) if priced else None,
+        dollars_a_row=bootstrap_mean(spent) if priced else None,
+        dollars_a_success=bootstrap_ratio(
+            [sum(each) for each in spent], [sum(each) for each in successes]
+        )
+        if priced
+        else None,
+        paid_dollars=paid_dollars,
+    )
+
+
+def _notes(
+    manifest: Manifest, scored: Sequence[Task], rows: Sequence[Row], wanted: int
+) -> tuple[str, ...]:
+    notes = []
+    distinct = distinct_questions(scored)
+    if distinct < len(scored):
+        notes.append(
+            f"The {len(scored)} tasks ask {distinct} distinct questions: n overstates what was measured."
+        )
+    codes = {run.code for run in manifest.runs if run.played}
+    if len(codes) > 1:
+        notes.append(
+            f"The rows were made by {len(codes)} versions of the code; `cacherl rescore` checks them "
+            "all by this one."
+        )
+    if manifest.trials > 1 and manifest.plan.sampling.get("temperature") == 0:
+        notes.append(
+            "Several trials at temperature 0 repeat themselves: give --temperature to see how much "
+            "the model varies."
+        )
+    if len(scored) < wanted:
+        notes.append(
+            f"{wanted - len(scored)} of {wanted} tasks have no row and are not in any figure."
+        )
+    return tuple(notes)
+
+
+def settings_of(summary: Summary) -> JsonObject:
+    """Return the settings as a page lists them."""
+    plan: JsonObject = msgspec.to_builtins(summary.manifest.plan)
+    return plan
+
+
+# ---- from a folder ---------------------------------------------------------------------------
+
+
+def summary_of(folder: EvalFolder) -> Summary:
+    """Return the summary of what is on file.
+
+    Raises:
+        DataError: the folder is of no evaluation, a file is damaged, or nothing was scored yet.
+    """
+    manifest = folder.read_manifest()
+    tasks = {task.id: task for task in folder.read_tasks()}
+    rows: dict[tuple[str, int], Row] = {}
+    outages: dict[tuple[str, int], str] = {}
+    for line in read_lines(folder.results) if folder.results.exists() else ():
+        sample = (line.task_id, line.trial)
+        if line.task_id not in tasks:
+            continue
+        if isinstance(line, Result):
+            rows[sample] = row_of(tasks[line.task_id], line)
+            outages.pop(sample, None)
+        elif sample not in rows:
+            outages[sample] = line.kind or line.stop.value
+    if not rows:
+        raise DataError(
+            f"{folder.root}: no task was scored, so there is nothing to summarise. Check the model and "
+            "the tools, and run the same command again."
+        )
+    return summarise_rows(
+        manifest,
+        list(tasks.values()),
+        list(rows.values()),
+        folder.read_bounds(),
+        outages=dict(Counter(outages.values())),
+        paid_dollars=_paid(folder),
+    )
+
+
+def _paid(folder: EvalFolder) -> float | None:
+    if not folder.ledger.exists():
+        return None
+    ledger = msgspec.json.decode(folder.ledger.read_bytes(), type=Ledger)
+    return ledger.total.dollars
