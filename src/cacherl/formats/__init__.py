@@ -4,6 +4,7 @@
 | --- | --- |
 | `rows` | the rows of a file, streamed |
 | `conversation` | what a row says, in order, into a task and a trajectory |
-| one a format | a `Format`: its name, and how a row of it is read |
+| `format` | what a `Format` (read) and a `Target` (written) are |
+| one a format | a `Format`, a `Target`, or both |
 | `table` | every format by name; guessing which one a file is |
 """
