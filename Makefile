@@ -22,7 +22,7 @@ STAMP := .venv/.installed
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-EXTRAS := train,mcp,teacher,http,hub,formats,card,report,redis,calibrate,parquet,redact,dev
+EXTRAS := train,mcp,teacher,http,hub,card,report,redis,calibrate,parquet,redact,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity bench-record servers clean

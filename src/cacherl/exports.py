@@ -395,7 +395,7 @@ def _writer(out: Path, target: Target, names: Sequence[str]) -> Iterator[_Lines 
             try:
                 import pyarrow.parquet as pq
             except ImportError as error:
-                raise MissingExtraError("pyarrow", "formats") from error
+                raise MissingExtraError("pyarrow", "parquet") from error
             schema = target.schema(names)
             with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
                 table = _Table(writer, schema)

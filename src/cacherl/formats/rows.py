@@ -501,7 +501,7 @@ def _table_rows(path: Path, columns: Collection[str], tell: OnPosition) -> Itera
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "formats") from error
+        raise MissingExtraError("pyarrow", "parquet") from error
     with contextlib.ExitStack() as stack:
         handle, _ = stack.enter_context(_opened(path))
         source: Any = handle

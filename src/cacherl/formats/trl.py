@@ -140,7 +140,7 @@ def pyarrow_module() -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "formats") from error
+        raise MissingExtraError("pyarrow", "parquet") from error
     return pyarrow
 
 

@@ -98,5 +98,6 @@ VERL_SFT_FILE = Target(
     lines=False,
     advice="tools are JSON text, which verl 0.9 hands to the template unread: set "
     "data.custom_cls.path=pkg://cacherl.adapters.verl_sft data.custom_cls.name=ToolsAsTextDataset. It renders "
-    "turn by turn: Qwen3's own template then drops all thinking but the last, so give it one that keeps it.",
+    "turn by turn, so look at a decoded row before training: Qwen3's templates may drop thinking there, and parallel "
+    "results become turns of their own.",
 )
