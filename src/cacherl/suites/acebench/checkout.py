@@ -131,7 +131,7 @@ class _Task(msgspec.Struct, kw_only=True):
 
 class _Answer(msgspec.Struct, kw_only=True):
     ground_truth: JsonObject | list[JsonObject] | str
-    mile_stone: list[str] | list[list[str]] = []
+    mile_stone: list[str | list[str]] = []
 
 
 def _row(category: str, task: JsonObject, where: str, answer: JsonObject, there: str) -> Row:
