@@ -24,7 +24,9 @@ from cacherl.token_chat import Engine, TokenChat
 
 if TYPE_CHECKING:
     from cacherl.adapters.trl_trainer import TRLTrainer
+    from cacherl.core.hubs import Hub
     from cacherl.core.sources import ToolSource
+    from cacherl.core.suites import Suite
     from cacherl.core.tasks import Task
     from cacherl.toolbox.config import McpSection, OpenApiSection, PythonSection, ToolsFile
     from cacherl.toolbox.world import ToolboxWorld
@@ -36,8 +38,14 @@ def _desk(section: WorldSection) -> World:
     return DeskWorld(section.families)
 
 
-WORLDS: dict[str, Callable[[WorldSection], World]] = {"desk": _desk}
-"""World name -> how to open it. Also the suites of `cacherl eval`."""
+def _bfcl(section: WorldSection) -> World:
+    from cacherl.suites.bfcl import BfclSuite, BfclWorld
+
+    return BfclWorld(BfclSuite(categories=section.families))
+
+
+WORLDS: dict[str, Callable[[WorldSection], World]] = {"desk": _desk, "bfcl": _bfcl}
+"""World name -> how to open it."""
 
 
 def world_of(section: WorldSection) -> World:
@@ -51,6 +59,40 @@ def world_of(section: WorldSection) -> World:
             f"world.name = {section.name!r}: no such world. There are: {', '.join(WORLDS)}."
         )
     return WORLDS[section.name](section)
+
+
+def _desk_suite(variant: str) -> Suite:
+    from cacherl.suites.desk import DeskSuite
+    from cacherl.worlds.desk import DeskExpert, DeskWorld
+
+    if variant and not variant.isdecimal():
+        raise RecipeError(f"desk:{variant}: name the number of tools in a prompt, such as desk:50.")
+    world = DeskWorld(tools=int(variant) if variant else None)
+    name = f"desk:{int(variant)}" if variant else "desk"
+    return DeskSuite(world, DeskExpert(detour=0.0), name=name)
+
+
+def _bfcl_suite(variant: str) -> Suite:
+    from cacherl.suites.bfcl import BfclSuite
+
+    return BfclSuite(categories=(variant,) if variant else ())
+
+
+SUITES: dict[str, Callable[[str], Suite]] = {"desk": _desk_suite, "bfcl": _bfcl_suite}
+"""Suite name -> how to open it, with what follows a colon in the name: `desk:50`, `bfcl:base`."""
+
+
+def suite_of(name: str) -> Suite:
+    """Return the suite of a name.
+
+    Raises:
+        RecipeError: there is no such suite, or it has no such variant.
+        DataError: what it needs was not added to this machine.
+    """
+    kind, _, variant = name.partition(":")
+    if kind not in SUITES:
+        raise RecipeError(f"{name!r}: no such suite. There are: {', '.join(SUITES)}.")
+    return SUITES[kind](variant)
 
 
 def open_cache(
@@ -79,7 +121,7 @@ def open_cache(
 
 
 def policy_of(recipe: Recipe) -> ChatModel:
-    """Return who records: the world's scripted expert, or a model behind an endpoint.
+    """Return who records: the world's scripted expert or gold, or a model behind an endpoint.
 
     Raises:
         RecipeError: there is no such policy.
@@ -89,10 +131,12 @@ def policy_of(recipe: Recipe) -> ChatModel:
         from cacherl.worlds.desk import DeskExpert
 
         return DeskExpert(detour=recipe.record.detour, seed=recipe.record.seed)
+    if name == "expert" and recipe.world.name == "bfcl":
+        return suite_of("bfcl").oracle()
     if names_endpoint(name):
         return endpoint(name)
     raise RecipeError(
-        f'record.policy = {name!r}: no such policy. Use "expert" with the desk, or '
+        f'record.policy = {name!r}: no such policy. Use "expert" with desk or bfcl, or '
         '"PROVIDER:MODEL" (such as "openai:gpt-5") or "openai:MODEL@URL".'
     )
 
@@ -103,6 +147,8 @@ def gold_expert(recipe: Recipe) -> ChatModel:
         from cacherl.worlds.desk import DeskExpert
 
         return DeskExpert(detour=0.0, seed=recipe.record.seed)
+    if recipe.world.name == "bfcl":
+        return suite_of("bfcl").oracle()
     return policy_of(recipe)
 
 
@@ -217,6 +263,19 @@ def token_counter(name: str) -> Callable[[str], int]:
     return counter(model_path(name))
 
 
+def hub() -> Hub:
+    """Return the hub of models and data sets: Hugging Face's, or what HF_ENDPOINT says.
+
+    Raises:
+        MissingExtraError: its client is not installed.
+    """
+    try:
+        from cacherl.adapters.hub import HuggingFaceHub
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "huggingface_hub", "hub") from error
+    return HuggingFaceHub()
+
+
 def _engine_module() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the package is imported
     try:
@@ -241,6 +300,8 @@ def local_chat(
         ModelError: it cannot be loaded.
         MissingExtraError: torch or transformers is not installed.
     """
+    if not Path(path).is_dir():
+        _check_on_hub(path)
     module = _engine_module()
     model, tokenizer = module.load(path)
     greedy = evaluate.temperature == 0
@@ -256,6 +317,16 @@ def local_chat(
         name=name,
     )
     return TokenChat(engine, ChatCodec(tokenizer, template))
+
+
+def _check_on_hub(name: str) -> None:
+    """Raise unless the hub has the model: found out before torch is imported, and without its loader's waits."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from cacherl.adapters.hub_models import check_model
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "huggingface_hub", "train") from error
+    check_model(name)
 
 
 def chat_of(
@@ -295,6 +366,49 @@ def trainer_of(recipe: Recipe) -> TRLTrainer:
 def prepare_cpu(threads: int) -> None:
     """Let torch use this many CPU threads; 0 leaves it its own choice."""
     _engine_module().prepare_cpu(threads)
+
+
+# ---- evaluation --------------------------------------------------------------------------------
+
+
+def player_of(
+    name: str,
+    suite: Suite,
+    template: Template,
+    evaluate: EvaluateSection,
+    *,
+    journal: Path | None = None,
+    options: TeacherOptions | None = None,
+) -> tuple[ChatModel, EndpointChat | None]:
+    """Return who plays a suite, and the paid model behind it, where there is one, to be closed.
+
+    Args:
+        name: `oracle` (the suite's gold), `expert` (the desk's own script), `nothing`, `PROVIDER:MODEL[@URL]`, a
+            folder, or a Hugging Face id.
+        suite: what is played.
+        template: of a local model.
+        evaluate: how a local model is sampled.
+        journal: where a paid model's replies are kept.
+        options: how a paid model is asked, and how much it may cost.
+
+    Raises:
+        RecipeError: no such player.
+        ModelError: the model is not there.
+    """
+    if name == "nothing":
+        from cacherl.suites.nothing import nothing
+
+        return nothing(), None
+    if name == "oracle":
+        return suite.oracle(), None
+    if name == "expert" and not suite.info.name.startswith("desk"):
+        raise RecipeError(
+            f"expert is the script of the desk; the gold of {suite.info.name} is played by `oracle`."
+        )
+    if names_endpoint(name):
+        paid = paid_model(name, journal=journal, options=options, purpose="eval")
+        return paid, paid
+    return chat_of(name, template, evaluate, called=name), None
 
 
 # ---- live tools --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from cacherl.suites.bfcl.backends import Backends
 from cacherl.suites.bfcl.cases import CATEGORIES, Case, Cases, read_cases
 from cacherl.suites.bfcl.verdict import MAX_STEPS, verdict_of
 from cacherl.suites.bfcl.wheel import ADD, SHA256, VERSION, installed
-from cacherl.suites.gold_player import GoldPlayer
+from cacherl.suites.gold_player import DONE, GoldPlayer
 
 NAMESPACE = "bfcl"
 MAX_TURNS = 8 * (MAX_STEPS + 1)
@@ -42,13 +42,14 @@ class BfclSuite:
         self._wheel = installed() if wheel is None else wheel
         self._cases = read_cases(self._wheel)
         wanted = tuple(categories) or CATEGORIES
+        self._name = ":".join(["bfcl", *categories])
         self._chosen = [c for c in self._cases.by_id.values() if c.category in wanted]
 
     @property
     def info(self) -> SuiteInfo:
         splits = [case.split for case in self._chosen]
         return SuiteInfo(
-            name="bfcl",
+            name=self._name,
             title="Berkeley Function Calling Leaderboard v4, multi-turn",
             tasks=len(self._chosen),
             distinct_questions=len({case.asked for case in self._chosen}),
@@ -117,7 +118,7 @@ class BfclSuite:
 
 
 def gold_messages(case: Case) -> list[AssistantMessage]:
-    """Return the gold calls a step at a time, and an empty answer after each user turn.
+    """Return the gold calls a step at a time, and an answer after each user turn.
 
     A step is one call, as of an agent that waits for each answer; two or more only where a turn has more
     calls than it may have steps.
@@ -126,7 +127,7 @@ def gold_messages(case: Case) -> list[AssistantMessage]:
     for turn in case.gold:
         size = -(-len(turn) // MAX_STEPS) or 1
         steps = (turn[start : start + size] for start in range(0, len(turn), size))
-        messages += [AssistantMessage(calls=calls) for calls in (*steps, ())]
+        messages += [*(AssistantMessage(calls=calls) for calls in steps), DONE]
     return messages
 
 

@@ -8,6 +8,7 @@
     wordings    how customers put it, in English and French, by wording set
     tasks       tasks with gold, made from the above
     reasons     why a turn is the right one, in one short sentence
+    crowd       a hundred tools that nobody needs, for crowded prompts
     expert      the scripted agent: a `ChatModel` that follows the plans, and sometimes strays
     world       `DeskWorld`, the seam to the rest of the package
 

@@ -28,7 +28,7 @@ from cacherl.core.trajectories import TokenSegment
 from cacherl.worlds.desk.hearing import Hearing
 from cacherl.worlds.desk.plans import PLANS, Act, Plan, Say
 from cacherl.worlds.desk.reasons import explain
-from cacherl.worlds.desk.tools import SPEC, WRITERS
+from cacherl.worlds.desk.tools import READERS, SPEC, WRITERS
 from cacherl.worlds.desk.universe import PRIORITIES, REFUND_REASONS, TICKET_TOPICS, seeded
 
 _CUT = "... [cut]"
@@ -268,7 +268,7 @@ class _Session:
 
     def _reads(self, known: JsonObject) -> Iterator[Act]:
         """Yield the reads on offer for which the arguments are known."""
-        for name in sorted(self._offered - WRITERS):
+        for name in sorted(self._offered & READERS):
             keys = SPEC[name].parameters["required"]
             if all(key in known for key in keys):
                 yield Act(calls=((name, {key: known[key] for key in keys}),))
