@@ -26,7 +26,17 @@ from rich.progress import (
 from rich.table import Table
 
 from cacherl import __version__
-from cacherl.cli import augmenting, hub, imports, proxying, recording, selecting, tools, training
+from cacherl.cli import (
+    augmenting,
+    hub,
+    imports,
+    proxying,
+    recording,
+    selecting,
+    suites,
+    tools,
+    training,
+)
 from cacherl.cli import cache_calibrate as _cache_calibrate  # noqa: F401 - adds a command
 from cacherl.cli import cache_health as _cache_health  # noqa: F401 - adds commands
 from cacherl.cli import cache_safety as _cache_safety  # noqa: F401 - adds commands
@@ -48,7 +58,7 @@ def main() -> None:
 
 
 main.add_command(cache_commands)
-for _room in (tools, recording, proxying, imports, augmenting, selecting, training, hub):
+for _room in (tools, recording, proxying, imports, augmenting, selecting, training, suites, hub):
     for _command in _room.COMMANDS:
         main.add_command(_command)
 

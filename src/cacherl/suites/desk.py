@@ -21,6 +21,7 @@ from cacherl.core.worlds import World, WorldTools
 from cacherl.metrics import answer_right, calls_with_results, gold_of, outcome_right
 from cacherl.reward.answer import answer_ok, final_answer
 from cacherl.reward.process import matched_gold_calls
+from cacherl.suites.installed import remembered
 
 SIZES: Mapping[Split, int] = {Split.TRAIN: 1000, Split.DEV: 500, Split.TEST: 1000}
 """Tasks of a split where no number is asked for. The desk makes as many as one wants."""
@@ -42,7 +43,11 @@ class DeskSuite:
 
     @functools.cached_property
     def info(self) -> SuiteInfo:
-        """Computed once: it makes all tasks of the default sizes, which takes seconds."""
+        """Counted once for each pin: it makes all tasks of the default sizes, which takes seconds."""
+        pin = f"{self._name} sha256:{_sources_digest(self._world)}"
+        return remembered(pin, lambda: self._counted(pin))
+
+    def _counted(self, pin: str) -> SuiteInfo:
         tasks = [task for split in Split for task in self.tasks(split)]
         return SuiteInfo(
             name=self._name,
@@ -52,7 +57,7 @@ class DeskSuite:
             splits={split.value: size for split, size in SIZES.items()},
             licence="Apache-2.0",
             user=UserKind.SCRIPTED,
-            pin=f"sha256:{_sources_digest(self._world)}",
+            pin=pin,
         )
 
     def tasks(self, split: Split, *, count: int | None = None, seed: int = 0) -> list[Task]:

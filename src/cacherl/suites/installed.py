@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from cacherl.core.errors import DataError
+from cacherl.core.suites import SuiteInfo
 
 
 def data_home() -> Path:
@@ -79,3 +82,23 @@ def check_digest(path: Path, sha256: str, *, called: str) -> None:
             f"{called}: sha256 {found}, expected {sha256}. It is damaged or another version, and is "
             "not used. Add the suite again."
         )
+
+
+def remembered(pin: str, make: Callable[[], SuiteInfo]) -> SuiteInfo:
+    """Return what `make` says of a suite, once for each pin: counting tasks may take seconds.
+
+    Where the data folder cannot be written it is made again every time.
+    """
+    at = data_home() / "suites" / "info" / f"{hashlib.sha256(pin.encode()).hexdigest()[:24]}.json"
+    try:
+        kept = msgspec.json.decode(at.read_bytes(), type=SuiteInfo)
+        if kept.pin == pin:
+            return kept
+    except (OSError, msgspec.DecodeError):
+        pass  # not there, or of another version
+    made = make()
+    try:
+        put(at, lambda path: path.write_bytes(msgspec.json.encode(made)))
+    except DataError:
+        return made
+    return made

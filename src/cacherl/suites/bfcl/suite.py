@@ -45,7 +45,7 @@ class BfclSuite:
         self._name = ":".join(["bfcl", *categories])
         self._chosen = [c for c in self._cases.by_id.values() if c.category in wanted]
 
-    @property
+    @functools.cached_property
     def info(self) -> SuiteInfo:
         splits = [case.split for case in self._chosen]
         return SuiteInfo(
