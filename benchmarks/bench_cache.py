@@ -26,9 +26,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.cache_rows import PAPER_MIX, ROWS, Bench, Row, power, say
+from benchmarks.cache_rows import PAPER_MIX, ROWS, Bench, power
 from benchmarks.cache_workload import Hotels
 from benchmarks.machine import machine
+from benchmarks.rows import Row, say
 
 PACKAGES = ("msgspec", "numpy", "redis", "rapidfuzz", "tantivy")
 

@@ -33,6 +33,7 @@ from benchmarks.cache_baselines import (
     timed,
 )
 from benchmarks.cache_workload import HOTELS, SPACE, Call, Catalogue, Hotels
+from benchmarks.rows import Row, judged, percentile, say, told_us, unmeasured, us
 from cacherl.cache.episodes.replay import ReplayTools
 from cacherl.cache.lookup.tool_cache import Hit, ToolCache
 from cacherl.cache.storage.entry import CacheEntry
@@ -51,37 +52,6 @@ PAPER_MIX = {"exact": 0.70, "fuzzy": 0.17, "best_effort": 0.10, "miss": 0.03}
 ROLLOUTS, CALLS_EACH = 128, 8
 TURN_S = 1.0
 WRITERS = 8
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure and what it must reach."""
-
-    row: str
-    measured: str
-    ratio: str
-    target: str
-    verdict: str
-    """`ok`, `falls short`, or why there is none."""
-    figures: dict[str, Any] = {}
-
-    def line(self) -> str:
-        """Return the row of the table."""
-        return (
-            f"{self.row:<33} {self.measured:>13}  {self.ratio:<38} {self.target:<26} {self.verdict}"
-        )
-
-
-def judged(row: str, measured: str, ratio: str, target: str, holds: bool, **figures: Any) -> Row:
-    """Return a row with its verdict."""
-    verdict = "ok" if holds else "falls short"
-    return Row(
-        row=row, measured=measured, ratio=ratio, target=target, verdict=verdict, figures=figures
-    )
-
-
-def unmeasured(row: str, target: str, why: str) -> Row:
-    """Return a row without a figure."""
-    return Row(row=row, measured="-", ratio="", target=target, verdict=f"not measured: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -766,16 +736,6 @@ def _episode(steps: Sequence[tuple[ToolCall, ToolResult]]) -> Trajectory:
     )
 
 
-def us(seconds: float) -> float:
-    """Return microseconds, for JSON."""
-    return round(seconds * 1e6, 3)
-
-
-def told_us(seconds: float) -> str:
-    """Return a duration for people."""
-    return f"{seconds * 1e6:.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
-
-
 def power(count: int) -> str:
     """Return 1000000 as 1e6."""
     digits = len(str(count)) - 1
@@ -786,16 +746,6 @@ def shares(counted: Counter[str]) -> str:
     """Return what was counted as shares."""
     total = counted.total()
     return ", ".join(f"{name} {n / total:.0%}" for name, n in sorted(counted.items()))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of them lies."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-def say(line: str) -> None:
-    """Tell people, not the table."""
-    print(line, flush=True)
 
 
 ROWS: dict[str, Callable[[Bench], list[Row]]] = {
