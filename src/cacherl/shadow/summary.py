@@ -99,6 +99,10 @@ class Steps(Record, frozen=True, kw_only=True):
     calls: int
     fates: dict[Fate, int]
     """Every fate named; adds up to `calls`."""
+    tiers: dict[Tier, int]
+    """Calls by what the cache had for them; adds up to `calls`."""
+    answered: Measured | None
+    """The share of calls that the cache had an answer for, at any tier."""
     by_tier: tuple[HitGroup, ...]
     """The last is all tiers together. Like the groups below, of hits that can be told right from wrong."""
     by_tool: tuple[HitGroup, ...]
@@ -271,6 +275,7 @@ def steps_of(legs: Sequence[Leg]) -> Steps:
         (leg, place, each) for leg in legs for place, each in enumerate(leg.compared)
     ]
     fates: Counter[Fate] = Counter(fate(each) for _, _, each in every)
+    tiers = Counter(_tier(each) for _, _, each in every)
     told = [call for call in every if fate(call[2]) in (Fate.RIGHT, Fate.WRONG)]
     parted: dict[Tier, tuple[int, float]] = {}
     for _, _, each in every:
@@ -284,6 +289,8 @@ def steps_of(legs: Sequence[Leg]) -> Steps:
         tasks=len({leg.task_id for leg in legs}),
         calls=len(every),
         fates={each: fates[each] for each in Fate},
+        tiers={tier: tiers[tier] for tier in Tier if tiers[tier]},
+        answered=_share(every, lambda each: float(each.tier in HITS)),
         by_tier=(
             *_groups(told, lambda c: (_tier(c[2]), "", "", "")),
             _group(told, (None, "", "", "")),
@@ -360,12 +367,6 @@ def _groups(calls: Sequence[_Call], name: Callable[[_Call], _Name]) -> tuple[Hit
 
 def _group(calls: Sequence[_Call], name: _Name) -> HitGroup:
     tier, tool, band_, split = name
-    wrong_of: dict[str, float] = defaultdict(float)
-    hits_of: Counter[str] = Counter()
-    for leg, _, each in calls:
-        wrong_of[leg.task_id] += _wrong(each)
-        hits_of[leg.task_id] += 1
-    tasks = sorted(hits_of)
     stated = [(each.fidelity, each) for _, _, each in calls if each.fidelity is not None]
     known = len(stated)
     return HitGroup(
@@ -374,14 +375,25 @@ def _group(calls: Sequence[_Call], name: _Name) -> HitGroup:
         band=band_,
         split=split,
         hits=len(calls),
-        wrong=round(math.fsum(wrong_of.values()), 9),
-        wrong_share=share_of(
-            [min(wrong_of[task], hits_of[task]) for task in tasks],
-            [hits_of[task] for task in tasks],
-        ),
+        wrong=round(math.fsum(_wrong(each) for _, _, each in calls), 9),
+        wrong_share=_share(calls, _wrong),
         stated=math.fsum(fidelity for fidelity, _ in stated) / known if known else None,
         stated_hits=known,
         observed=1 - math.fsum(_wrong(each) for _, each in stated) / known if known else None,
+    )
+
+
+def _share(calls: Sequence[_Call], part: Callable[[Compared], float]) -> Measured | None:
+    """Return a share of calls with its interval; the calls of one task stand or fall together."""
+    parts: dict[str, float] = defaultdict(float)
+    wholes: Counter[str] = Counter()
+    for leg, _, each in calls:
+        parts[leg.task_id] += part(each)
+        wholes[leg.task_id] += 1
+    tasks = sorted(wholes)
+    # Sums of fractions may pass the whole by a rounding error.
+    return share_of(
+        [min(parts[task], wholes[task]) for task in tasks], [wholes[task] for task in tasks]
     )
 
 

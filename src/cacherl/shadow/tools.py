@@ -132,6 +132,7 @@ class ShadowTools:
         if live is not None and hit:
             same = self._same(self._task.namespace, call, cached, live)
         before, self._state = self._state, self._fingerprint()
+        changed = before != self._state if before and self._state else None
         self.compared.append(
             Compared(
                 tool=call.name,
@@ -148,12 +149,12 @@ class ShadowTools:
                 key=cached.key,
                 writes=bool(effects.writes),
                 ages=effects.open_world,
-                changed=None if not (before and self._state) else before != self._state,
+                changed=changed,
                 parted=self._parted,
                 failure=failure,
             )
         )
-        if self.serve is Serve.CACHED and not self._parted and effects.writes:
+        if self.serve is Serve.CACHED and not self._parted and (effects.writes or changed):
             # Beside a world that serves, the cache follows it: those two never part.
             self._parted = _parting(len(self.compared), call, cached, live, same)
         return same == 1.0
