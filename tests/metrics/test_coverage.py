@@ -24,15 +24,19 @@ from cacherl.metrics.intervals import student
 EVALUATIONS = 1000
 """With 200 an interval that covers exactly 0.95 leaves the band 1 time in 15 by the dice alone; with 1,000, 1 in
 100,000. So a failure here is the interval's, and no seed was chosen."""
+FEWER = 400
+"""Where an interval takes milliseconds: then 1 time in 100."""
 LEAST, MOST = 0.92, 0.98
 
 Draw = Callable[[np.random.Generator, int], list[list[float]]]
 
 
-def coverage(interval: Callable[[int], Measured | None], truth: float) -> float:
-    found = [interval(seed) for seed in range(EVALUATIONS)]
+def coverage(
+    interval: Callable[[int], Measured | None], truth: float, evaluations: int = EVALUATIONS
+) -> float:
+    found = [interval(seed) for seed in range(evaluations)]
     held = [each is not None and each.low - 1e-9 <= truth <= each.high + 1e-9 for each in found]
-    return sum(held) / EVALUATIONS
+    return sum(held) / evaluations
 
 
 @pytest.mark.parametrize("n", [20, 50, 100, 200])
@@ -123,7 +127,7 @@ def test_the_bootstrap_covers_tokens(n: int) -> None:
     def evaluation(seed: int) -> Measured:
         return bootstrap_mean(draw(np.random.default_rng([seed, n])).tolist(), seed=seed)
 
-    assert LEAST <= coverage(evaluation, 400) <= MOST
+    assert LEAST <= coverage(evaluation, 400, FEWER) <= MOST
 
 
 def test_the_bootstrap_covers_dollars_a_success() -> None:
@@ -134,7 +138,7 @@ def test_the_bootstrap_covers_dollars_a_success() -> None:
         won = rng.random(80) < 0.6
         return bootstrap_ratio(rng.gamma(4, 0.01, 80) * np.where(won, 1, 2), won, seed=seed)
 
-    assert LEAST <= coverage(evaluation, 0.04 * (0.6 + 0.8) / 0.6) <= MOST
+    assert LEAST <= coverage(evaluation, 0.04 * (0.6 + 0.8) / 0.6, FEWER) <= MOST
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_equal_models_rarely_differ(k: int) -> None:
         a, b = ((rng.random((40, k)) < hard[:, None]).astype(float).tolist() for _ in "ab")
         return compare(a, b, seed=seed).differs
 
-    assert sum(map(alarm, range(EVALUATIONS))) / EVALUATIONS <= 0.065
+    assert sum(map(alarm, range(FEWER))) / FEWER <= 0.08
 
 
 @pytest.mark.parametrize("n", [20])
@@ -192,7 +196,7 @@ def test_paired_intervals_over_trials_cover(n: int) -> None:
             value=found.difference, low=found.low, high=found.high, n=n, method=score_mean(a).method
         )
 
-    assert LEAST <= coverage(evaluation, 0.1) <= MOST
+    assert LEAST <= coverage(evaluation, 0.1, FEWER) <= MOST
 
 
 @pytest.mark.parametrize(

@@ -291,11 +291,12 @@ def product_rule(records: Sequence[CallRecord], steps: int, *, seed: int = 0) ->
     expected = float(positions.prod())
     observed = float(right.all(axis=1).mean())
     rng = np.random.default_rng(seed)
-    # The number right at each position stays; who is right is drawn anew.
-    kept = np.ones((RESAMPLES, len(right)), dtype=bool)
+    # The number right at each position stays, who is right is drawn anew: of those right so far, so many
+    # are right here as balls of one colour in a draw without replacement.
+    kept = np.full(RESAMPLES, len(right))
     for count in right.sum(axis=0):
-        kept &= _with_so_many(rng, len(right), int(count))
-    mixed = kept.mean(axis=1)
+        kept = rng.hypergeometric(count, len(right) - count, kept)
+    mixed = kept / len(right)
     further = np.abs(mixed - expected) >= abs(observed - expected) - 1e-12
     return ProductRule(
         steps=steps,
@@ -305,13 +306,6 @@ def product_rule(records: Sequence[CallRecord], steps: int, *, seed: int = 0) ->
         after_wrong=_after(tasks, wanted=False),
         p_value=(1 + float(further.sum())) / (1 + RESAMPLES),
     )
-
-
-def _with_so_many(rng: np.random.Generator, size: int, count: int) -> NDArray[np.bool_]:
-    order = rng.random((RESAMPLES, size)).argpartition(min(count, size - 1), axis=1)
-    found = np.zeros((RESAMPLES, size), dtype=bool)
-    np.put_along_axis(found, order[:, :count], values=True, axis=1)
-    return found
 
 
 def _after(tasks: Sequence[Sequence[Sequence[bool]]], *, wanted: bool) -> Measured | None:
