@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -15,8 +16,20 @@ from mcp import Client, StdioServerParameters
 from mcp.types import ListRootsResult, Root
 from pydantic import FileUrl
 
+from cacherl.agent import run_episode
+from cacherl.cache.episodes.replay import ReplayTools
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.core.folders import DataFolder
+from cacherl.core.jsonl import read_jsonl
+from cacherl.core.messages import AssistantMessage, ToolCall
+from cacherl.core.models import ChatSession, Limits
 from cacherl.core.records import JsonObject
+from cacherl.core.tasks import Task
 from cacherl.core.tools import Tier
+from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.record.folder import Plan, record_folder
+from cacherl.recorded import RecordedModel
+from cacherl.wiring import toolbox_world, written_tasks
 from tests.adapters.through import called, proxied, said, summary
 
 SERVERS = Path(__file__).parents[2] / ".servers"
@@ -219,6 +232,66 @@ def test_every_tool_of_five_real_servers_is_replayed_as_it_was(
         for block in answer.get("content", ())
     }
     assert kinds >= {"text", "image", "audio", "resource"}
+
+
+class Script:
+    """A teacher that makes these calls, one a turn, and is done."""
+
+    name = "script"
+
+    def __init__(self, calls: Calls) -> None:
+        self._turns = [
+            AssistantMessage(calls=(ToolCall(id=f"c{place}", name=tool, arguments=given),))
+            for place, (tool, given) in enumerate(calls)
+        ]
+
+    def start(self, task: Task, *, limits: Limits, seed: int) -> ChatSession:
+        said = Trajectory(
+            task_id=task.id,
+            policy=self.name,
+            messages=(*self._turns, AssistantMessage(content="Done.")),
+            results=(),
+            stop=StopReason.ANSWER,
+        )
+        return RecordedModel(said).start(task, limits=limits, seed=seed)
+
+
+def test_an_episode_recorded_with_all_of_them_is_served_by_its_cache(
+    play: Path, tmp_path: Path
+) -> None:
+    """Training sees what the live tools said, across servers, and never starts one."""
+    config = play / "tools.toml"
+    lines = ['namespace = "office"']
+    for name, (command, *words) in COMMANDS.items():
+        lines += [f"[mcp.{name}]", f'command = "{command}"', f"args = {json.dumps(words)}"]
+    lines += ["[mcp.memory.env]", 'MEMORY_FILE_PATH = "${MEMORY_FILE_PATH}"']
+    config.write_text("\n".join(lines))
+    (play / "tasks.jsonl").write_text('{"task": "Do all you can.", "split": "train"}\n')
+    calls = [call for each in CALLS.values() for call in each]
+    limits = Limits(max_turns=100, max_turn_tokens=1000, max_context_tokens=10**9)
+    folder = DataFolder(tmp_path / "data")
+
+    async def run() -> tuple[Trajectory, Trajectory]:
+        world = toolbox_world(config)
+        [task] = written_tasks(play / "tasks.jsonl", world)
+        try:
+            await record_folder(
+                folder, Script(calls), world, [task], Plan(teacher="script", limits=limits)
+            )
+        finally:
+            await world.aclose()
+        [recorded] = read_jsonl(folder.trajectories, Trajectory)
+        with ToolCache.open(folder.cache) as cache:
+            tools = ReplayTools(cache, task)
+            replayed = await run_episode(Script(calls), tools, task, limits=limits)
+        return recorded, replayed
+
+    recorded, replayed = asyncio.run(run())
+
+    assert recorded.stop is replayed.stop is StopReason.ANSWER
+    assert len(recorded.results) == len(calls)
+    assert [each.text for each in replayed.results] == [each.text for each in recorded.results]
+    assert {each.tier for each in replayed.results} == {Tier.EXACT}
 
 
 def test_a_real_server_asks_its_client_for_roots_through_the_proxy(
