@@ -66,8 +66,9 @@ def explain(task: Task, result: Result) -> Explanation:
 
 
 def first_fault(verdict: Verdict) -> Check | None:
-    """Return the first check that did not pass in full."""
-    return next((check for check in verdict.checks if check.score < 1), None)
+    """Return the first check that cost the success; for a success that fell short elsewhere, that one."""
+    short = [check for check in verdict.checks if check.score < 1]
+    return next((check for check in short if check.decides), short[0] if short else None)
 
 
 def transcript(task: Task, played: Trajectory) -> tuple[Line, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from cacherl.core.suites import Suite, Verdict
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
@@ -31,18 +33,18 @@ def score(suite: Suite, task: Task, trajectory: Trajectory) -> Scored:
 
     A function of its arguments: what is stored can be scored again.
     """
-    verdict = suite.check(task, trajectory)
+    said = suite.check(task, trajectory)
+    # A checker may say True for 1; a file of records holds numbers.
+    checks = tuple(msgspec.structs.replace(c, score=float(c.score)) for c in said.checks)
+    verdict = Verdict(success=bool(said.success), checks=checks)
     metrics = {SUCCESS: float(verdict.success)}
-    for check in verdict.checks:
-        metrics[f"check.{check.name}"] = check.score
+    metrics |= {f"check.{check.name}": check.score for check in checks}
     kinds: tuple[str, ...] = ()
     if task.gold is not None:
         row = score_episode(task, trajectory)
         metrics |= {
             "process_accuracy": row.process_accuracy,
             "end_to_end": float(row.end_to_end),
-            "outcome_right": float(row.outcome_right),
-            "answer_right": float(row.answer_right),
         }
         kinds = tuple(kind.value for kind in row.failures)
     return Scored(verdict=verdict, metrics=metrics, kinds=kinds)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from cacherl.core.errors import DataError
-from cacherl.core.records import JsonObject, Record
+from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.tools import Tier
 from cacherl.core.trajectories import StopReason
@@ -20,7 +19,8 @@ from cacherl.evaluate.results import Result, read_lines
 from cacherl.evaluate.scoring import MAIN, SUCCESS
 from cacherl.metrics.attempts import attempt_curve
 from cacherl.metrics.calls import CallScores, EpisodeFacts, call_scores, episode_facts
-from cacherl.metrics.intervals import Measured, bootstrap_mean, bootstrap_ratio, score_mean
+from cacherl.metrics.cost import CostSummary, EpisodeCost, cost_summary
+from cacherl.metrics.intervals import Measured, score_mean
 from cacherl.metrics.power import power_note
 from cacherl.teacher.ledger import Ledger
 
@@ -38,12 +38,11 @@ class Row:
     kinds: tuple[str, ...]
     stop: StopReason
     tiers: tuple[Tier, ...]
-    turns: int
-    calls: int
     prompt_tokens: int
     completion_tokens: int
     model_s: float
-    wall_s: float
+    tools_s: float
+    """Of the live calls."""
     dollars: float | None
     facts: EpisodeFacts
 
@@ -63,12 +62,10 @@ def row_of(task: Task, result: Result) -> Row:
         kinds=result.kinds,
         stop=played.stop,
         tiers=tuple(each.tier for each in played.results),
-        turns=sum(1 for message in played.messages if message.__struct_config__.tag == "assistant"),
-        calls=len(played.results),
         prompt_tokens=played.usage.prompt_tokens,
         completion_tokens=played.usage.completion_tokens,
         model_s=played.usage.model_s,
-        wall_s=result.wall_s,
+        tools_s=sum(each.latency_s for each in played.results if each.tier is Tier.LIVE),
         dollars=played.usage.dollars,
         facts=episode_facts(task, played),
     )
@@ -113,23 +110,6 @@ class FailureCount(Record, frozen=True, kw_only=True):
     """Task and trial."""
 
 
-class Costs(Record, frozen=True, kw_only=True):
-    """What it took. Nothing here has a floor or a ceiling."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    tokens_a_row: Measured
-    turns_a_row: Measured
-    model_s_a_row: Measured
-    model_s_p95: float
-    dollars: float | None
-    """Of the scored rows, by today's prices; None where no price is known, or nobody bills."""
-    dollars_a_row: Measured | None = None
-    dollars_a_success: Measured | None = None
-    paid_dollars: float | None = None
-    """Over the whole history of the folder's journal, outages and repeats included."""
-
-
 class Summary(Record, frozen=True, kw_only=True):
     """`summary.json`."""
 
@@ -157,7 +137,10 @@ class Summary(Record, frozen=True, kw_only=True):
     """Of the failed rows, most frequent first; one row may show several."""
     unplaced: int
     """Failed rows that no rule could place."""
-    costs: Costs
+    costs: CostSummary
+    """Of the scored rows, by today's prices. Nothing in it has a floor or a ceiling."""
+    paid_dollars: float | None = None
+    """Over the whole history of the folder's journal, outages and what was asked twice included."""
     power: str
     """What a run of this size can and cannot tell apart."""
     wall_s: float
@@ -238,7 +221,8 @@ def summarise_rows(
         failed=len(failed),
         failures=_failures(failed),
         unplaced=sum(not row.kinds for row in failed),
-        costs=_costs(rows, paid_dollars),
+        costs=cost_summary([_cost(row) for row in rows]),
+        paid_dollars=paid_dollars,
         power=str(power_note(len(scored), figures[0].measured.value)),
         wall_s=sum(run.wall_s for run in manifest.runs),
         notes=_notes(manifest, scored, rows, len(tasks)),
@@ -406,32 +390,15 @@ def _failures(failed: Sequence[Row]) -> tuple[FailureCount, ...]:
     )
 
 
-def _costs(rows: Sequence[Row], paid_dollars: float | None) -> Costs:
-    def by_task(value: Callable[[Row], float]) -> list[list[float]]:
-        values: dict[str, list[float]] = {}
-        for row in rows:
-            values.setdefault(row.task_id, []).append(value(row))
-        return list(values.values())
-
-    dollars = [row.dollars for row in rows if row.dollars is not None]
-    priced = len(dollars) == len(rows)
-    spent = by_task(lambda row: row.dollars or 0.0)
-    successes = by_task(lambda row: float(row.success))
-    return Costs(
-        prompt_tokens=sum(row.prompt_tokens for row in rows),
-        completion_tokens=sum(row.completion_tokens for row in rows),
-        tokens_a_row=bootstrap_mean(by_task(lambda r: r.prompt_tokens + r.completion_tokens)),
-        turns_a_row=bootstrap_mean(by_task(lambda row: row.turns)),
-        model_s_a_row=bootstrap_mean(by_task(lambda row: row.model_s)),
-        model_s_p95=float(np.percentile([row.model_s for row in rows], 95)),
-        dollars=sum(dollars) if priced else None,
-        dollars_a_row=bootstrap_mean(spent) if priced else None,
-        dollars_a_success=bootstrap_ratio(
-            [sum(each) for each in spent], [sum(each) for each in successes]
-        )
-        if priced
-        else None,
-        paid_dollars=paid_dollars,
+def _cost(row: Row) -> EpisodeCost:
+    return EpisodeCost(
+        task_id=row.task_id,
+        success=row.success,
+        model_s=row.model_s,
+        tools_s=row.tools_s,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        dollars=row.dollars,
     )
 
 
@@ -460,12 +427,6 @@ def _notes(
             f"{wanted - len(scored)} of {wanted} tasks have no row and are not in any figure."
         )
     return tuple(notes)
-
-
-def settings_of(summary: Summary) -> JsonObject:
-    """Return the settings as a page lists them."""
-    plan: JsonObject = msgspec.to_builtins(summary.manifest.plan)
-    return plan
 
 
 # ---- from a folder ---------------------------------------------------------------------------
