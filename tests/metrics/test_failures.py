@@ -223,6 +223,31 @@ def test_an_id_that_a_later_answer_replaced_is_lost_state() -> None:
     assert (made_up.primary, made_up.fields[0].stale) == (K.WRONG_ARGUMENT, False)
 
 
+def test_a_value_of_another_thing_is_not_stale() -> None:
+    """The customer's number in place of the order's is a mix-up, however early it was told."""
+    task = orders(GoldCall(name="cancel", arguments={"order_id": "A-200"}))
+    trajectory = episode(
+        UserMessage(content="I am C-4769. Cancel my order."),
+        (read(0), '{"order_id": "A-200"}', False),
+        (cancel("C-4769"), "{}", False),
+    )
+
+    assert found_in(task, trajectory).primary is K.WRONG_ARGUMENT
+
+
+def test_a_name_that_a_later_answer_replaced_is_lost_state() -> None:
+    """Names have no form of their own: the field they stand in says that one followed the other."""
+    task = orders(GoldCall(name="cancel", arguments={"order_id": "violet"}))
+    trajectory = episode(
+        UserMessage(content="Cancel it."),
+        (read(0, "r0"), '{"current": "scarlet"}', False),
+        (read(1, "r1"), '{"current": "violet"}', False),
+        (cancel("scarlet"), "{}", False),
+    )
+
+    assert found_in(task, trajectory).primary is K.LOST_STATE
+
+
 def test_a_value_told_again_since_is_not_stale() -> None:
     """Both stand in the last answer: choosing the wrong one is a mistake of another kind."""
     task = orders(GoldCall(name="cancel", arguments={"order_id": "A-200"}))

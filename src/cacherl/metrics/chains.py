@@ -25,7 +25,7 @@ from cacherl.core.records import Record
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
 from cacherl.metrics.episodes import calls_with_results, right_calls
-from cacherl.metrics.intervals import RESAMPLES, Measured, Method, score_mean, share_of
+from cacherl.metrics.intervals import RESAMPLES, Measured, Method, score_mean, share_of, wilson
 from cacherl.reward.process import canonical
 from cacherl.teacher.prices import Price
 
@@ -350,6 +350,9 @@ def resampled_chain(
     weights = rng.multinomial(len(tasks), np.full(len(tasks), 1 / len(tasks)), size=_OUTER)
     found = _chained(rng, lengths, whole, owner, weights, steps, max(200, chains // 40))
     low, high = (float(edge) for edge in np.quantile(found, [0.025, 0.975]))
+    if low == high:
+        # All chains went one way: nothing to resample, but so few tasks prove little.
+        low, high = wilson(value * len(tasks), len(tasks))
     return Measured(
         value=value,
         low=min(low, value),

@@ -293,8 +293,8 @@ class _Heard:
     """One thing the model was told: a user's words or a tool's answer."""
 
     text: str
-    values: frozenset[bytes]
-    """Scalars of an answer that is JSON."""
+    values: Mapping[bytes, Collection[str]]
+    """Scalars of an answer that is JSON, with the names they stand under."""
 
     def holds(self, value: Any) -> bool:
         token = canonical_json(value)
@@ -302,6 +302,9 @@ class _Heard:
             return True
         plain = value if isinstance(value, str) else token.decode()
         return re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", self.text) is not None
+
+    def names(self, value: Any) -> Collection[str]:
+        return self.values.get(canonical_json(value), ())
 
 
 def _heard(trajectory: Trajectory) -> list[tuple[_Heard, ...]]:
@@ -311,7 +314,7 @@ def _heard(trajectory: Trajectory) -> list[tuple[_Heard, ...]]:
     results = iter(trajectory.results)
     for message in trajectory.messages:
         if isinstance(message, UserMessage):
-            told.append(_Heard(text=message.content, values=frozenset()))
+            told.append(_Heard(text=message.content, values={}))
         elif isinstance(message, AssistantMessage):
             so_far = tuple(told)
             for _ in message.calls:
@@ -324,22 +327,30 @@ def _heard(trajectory: Trajectory) -> list[tuple[_Heard, ...]]:
 
 def _of_result(text: str) -> _Heard:
     try:
-        values = frozenset(_scalars(msgspec.json.decode(text)))
+        decoded = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        return _Heard(text=text, values=frozenset())
+        return _Heard(text=text, values={})
+    values: dict[bytes, set[str]] = {}
+    _gather(decoded, "", values)
     return _Heard(text="", values=values)
 
 
-def _scalars(value: Any) -> list[bytes]:
+def _gather(value: Any, name: str, values: dict[bytes, set[str]]) -> None:
     if isinstance(value, dict):
-        return [token for member in value.values() for token in _scalars(member)]
-    if isinstance(value, list):
-        return [token for item in value for token in _scalars(item)]
-    return [canonical_json(value)]
+        for key, member in value.items():
+            _gather(member, key, values)
+    elif isinstance(value, list):
+        for item in value:
+            _gather(item, name, values)
+    else:
+        values.setdefault(canonical_json(value), set()).add(name)
 
 
 def _is_stale(field: ArgumentField, heard: Sequence[_Heard]) -> bool:
-    """Say whether the value was last told before gold's was first told."""
+    """Say whether the value was last told before gold's was first told, as a value of the same thing.
+
+    Of the same thing: of one form (`A-100`, `A-200`), or told under one name in answers.
+    """
     for value in (field.made, field.wanted):
         if isinstance(value, dict | list | bool) or value is None:
             return False
@@ -349,7 +360,18 @@ def _is_stale(field: ArgumentField, heard: Sequence[_Heard]) -> bool:
         return False
     old = [place for place, each in enumerate(heard) if each.holds(field.made)]
     new = [place for place, each in enumerate(heard) if each.holds(field.wanted)]
-    return bool(old and new) and max(old) < min(new)
+    if not (old and new and max(old) < min(new)):
+        return False
+    old_names = {name for place in old for name in heard[place].names(field.made)}
+    new_names = {name for place in new for name in heard[place].names(field.wanted)}
+    return bool(old_names & new_names) or _form(field.made) == _form(field.wanted) != ""
+
+
+def _form(value: Any) -> str:
+    """Return the form of an id or a date, `A-0`; empty for what has none: numbers, names."""
+    if not isinstance(value, str) or not any(sign.isdigit() for sign in value):
+        return ""
+    return re.sub(r"\d+", "0", value)
 
 
 # ---- what many say together ------------------------------------------------------------------
