@@ -95,11 +95,11 @@ class Why(enum.StrEnum):
     """What explains an EXACT answer that was wrong."""
 
     EFFECTS = "effects"
-    """Nothing does: what the tools declare to read and write is wrong."""
+    """Nothing else does: what the tools declare to read and write is wrong."""
     SCENARIO = "scenario"
     """It was recorded in another scenario, whose data differ."""
     UNSTEADY = "unsteady"
-    """The tool was recorded answering this very call in several ways."""
+    """The tool was recorded answering this very call in several ways, and nothing had changed the world."""
     AGES = "ages"
     """The tool is declared open-world: its answers age."""
 
@@ -107,23 +107,37 @@ class Why(enum.StrEnum):
 WHY = {
     Why.EFFECTS: "effects are declared wrong, or the tool is not deterministic",
     Why.SCENARIO: "recorded in another scenario: scenarios have data of their own",
-    Why.UNSTEADY: "the tool was recorded answering this call in several ways",
+    Why.UNSTEADY: "the tool was recorded answering this call in several ways, with nothing changed before",
     Why.AGES: "the tool is open-world: what was recorded has aged",
 }
 
 
-def why_wrong(each: Compared) -> Why:
-    """Return what explains a wrong EXACT answer, as far as the call itself tells."""
+def why_wrong(calls: Sequence[Compared], place: int) -> Why:
+    """Return what explains the wrong EXACT answer of a call of an episode, as far as the episode tells.
+
+    Several recorded answers are no excuse once something has changed the world: recordings made before
+    and after a change contradict one another for the very reason that a tool conceals what it reads.
+    """
+    each = calls[place]
     if not each.scenario_matched:
         return Why.SCENARIO
-    if each.alternatives:
+    if each.ages:
+        return Why.AGES
+    if each.alternatives and not changes_before(calls, place):
         return Why.UNSTEADY
-    return Why.AGES if each.ages else Why.EFFECTS
+    return Why.EFFECTS
 
 
 def changes_before(calls: Sequence[Compared], place: int) -> tuple[str, ...]:
-    """Return the tools that had changed the world before a call, the last first: who may have been forgotten."""
-    changed = [each.tool for each in calls[:place] if each.changed]
+    """Return the tools that had changed the world before a call, the last first: who may have been forgotten.
+
+    In a world that shows no state, those that are declared to write.
+    """
+    changed = [
+        each.tool
+        for each in calls[:place]
+        if each.changed or (each.changed is None and each.writes)
+    ]
     return tuple(dict.fromkeys(reversed(changed)))
 
 

@@ -336,7 +336,7 @@ def wrong_hit(leg: Leg, place: int, each: Compared) -> WrongHit:
         score=each.score,
         cached=each.cached or nothing,
         live=each.live or nothing,
-        why=why_wrong(each) if each.tier is Tier.EXACT else None,
+        why=why_wrong(leg.compared, place) if each.tier is Tier.EXACT else None,
         changed_before=changes_before(leg.compared, place),
         key=each.key,
     )
