@@ -23,7 +23,7 @@ from cacherl.reward.answer import answer_ok, final_answer
 from cacherl.reward.process import matched_gold_calls
 from cacherl.suites.installed import remembered
 
-SIZES: Mapping[Split, int] = {Split.TRAIN: 1000, Split.DEV: 500, Split.TEST: 1000}
+SIZES: Mapping[Split, int] = {Split.TRAIN: 400, Split.DEV: 200, Split.TEST: 400}
 """Tasks of a split where no number is asked for. The desk makes as many as one wants."""
 
 
