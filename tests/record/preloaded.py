@@ -6,6 +6,7 @@ its own, which `kill -9` really ends, without a second of imports each time.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -23,11 +24,14 @@ ROOT = Path(__file__).parents[2]
 class Preloaded:
     """Commands run one at a time, each until it ends or is killed."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` takes what the commands print (`log`) and what the lasting desk keeps."""
+    def __init__(self, folder: Path, *modules: str) -> None:
+        """`folder` takes what the commands print (`log`) and what the lasting desk keeps.
+
+        `modules` are imported beside those of recording.
+        """
         self.folder, self.log = folder, folder / "log.txt"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.record.preloaded", str(self.log)],
+            [sys.executable, "-m", "tests.record.preloaded", str(self.log), *modules],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -78,7 +82,7 @@ class Preloaded:
         self.close()
 
 
-def _serve(log: str) -> None:
+def _serve(log: str, *modules: str) -> None:
     import any_llm.providers.openai  # noqa: F401 - each child would load it anew
 
     import cacherl.adapters.any_llm_completions
@@ -92,6 +96,8 @@ def _serve(log: str) -> None:
     from cacherl.core.languages import detector
 
     detector()
+    for module in modules:
+        importlib.import_module(module)
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
@@ -117,4 +123,4 @@ def _serve(log: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -7,6 +7,7 @@
     ├── ModelError          a model cannot be loaded or reached
     ├── BudgetError         the money or the tokens allowed are spent; what was bought is kept (exit code 3)
     ├── ToolError           a tool server or a tool world cannot be used
+    ├── HubError            the Hub cannot be reached, or refuses
     └── MissingExtraError   an optional package is not installed
 
 Bad rollouts are never exceptions: a malformed call, an unknown tool, a failing tool or a
@@ -49,6 +50,10 @@ class BudgetError(CacheRLError):
 
 class ToolError(CacheRLError):
     """A tool server or a tool world cannot be used at all (one failing call is a `ToolResult`)."""
+
+
+class HubError(CacheRLError):
+    """The Hub of models and data sets cannot be reached, or refuses."""
 
 
 class MissingExtraError(CacheRLError):
