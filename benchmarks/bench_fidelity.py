@@ -19,6 +19,7 @@ Schemes:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import sys
@@ -27,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bfcl_gold import Backends, GoldTask, Suite, wheel
 from benchmarks.machine import machine
 from cacherl.cache.identity.state import StateOverlay
 from cacherl.cache.lookup.draws import Draw
@@ -35,8 +35,11 @@ from cacherl.cache.lookup.hit import Scope, Viewpoint
 from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.messages import AssistantMessage, ToolCall
 from cacherl.core.tasks import Split
-from cacherl.core.tools import Effects, Tier, ToolResult, ToolSpec
+from cacherl.core.tools import Source, Tier, ToolResult, ToolSpec
 from cacherl.formats.tau_bench import read_tau_bench
+from cacherl.suites.bfcl.backends import Backends, state_of
+from cacherl.suites.bfcl.cases import Case, Cases, read_cases
+from cacherl.suites.bfcl.wheel import add_wheel
 
 TAU = Path("../shared/data/tau-bench/gpt-4o-airline.json")
 RESULTS = Path("benchmarks/results")
@@ -292,48 +295,31 @@ def _tau_silent(step: Step) -> bool:
 # ---- BFCL
 
 
-def bfcl_effects(suite: Suite, tasks: Sequence[GoldTask]) -> dict[str, Effects]:
-    """Return effects by backend: tools that no training call saw change their backend are readers.
-
-    A tool that no training call used stays a writer.
-    """
-    changed: dict[str, bool] = {}
-    for task in tasks:
-        backends = Backends(suite, task)
-        for call in task.calls:
-            class_name = suite.class_of[call.name]
-            before = backends.state(class_name)
-            backends.call(call)
-            changed[call.name] = changed.get(call.name, False) or (
-                backends.state(class_name) != before
-            )
-    effects = {}
-    for name in suite.tools():
-        everything = (f"{suite.class_of[name]}:*",)
-        writes = everything if changed.get(name, True) else ()
-        effects[name] = Effects(reads=everything, writes=writes)
-    return effects
-
-
-def bfcl_episode(
-    suite: Suite, effects: dict[str, Effects], task: GoldTask, calls: Sequence[ToolCall]
-) -> Episode:
-    """Run calls from the task's initial state."""
-    backends = Backends(suite, task)
+def bfcl_episode(wheel: Path, cases: Cases, case: Case, calls: Sequence[ToolCall]) -> Episode:
+    """Run calls from the case's initial state. The fingerprint is that of the call's own backend."""
+    backends = Backends(wheel, cases, case)
     steps = []
     for call in calls:
-        if not backends.has(call):
+        made = backends.instances.get(cases.class_of[call.name])
+        if made is None:
             continue
-        spec = suite.spec(call.name)
-        declared = ToolSpec(
-            name=spec.name,
-            description=spec.description,
-            parameters=spec.parameters,
-            effects=effects[call.name],
+        state = hashlib.blake2b(repr(state_of(made)).encode(), digest_size=16).digest()
+        text, error = backends.run(call)
+        result = ToolResult(
+            call_id=call.id,
+            name=call.name,
+            text=text,
+            is_error=error is not None,
+            error_class=error,
+            tier=Tier.LIVE,
+            source=Source.LIVE,
         )
-        state = backends.state(suite.class_of[call.name])
-        steps.append(Step(spec=declared, call=call, result=backends.call(call), fingerprint=state))
-    return Episode(namespace="bfcl", scenario=task.scenario, steps=tuple(steps))
+        steps.append(Step(spec=cases.specs[call.name], call=call, result=result, fingerprint=state))
+    return Episode(namespace="bfcl", scenario=case.scenario, steps=tuple(steps))
+
+
+def _calls(case: Case) -> list[ToolCall]:
+    return [call for turn in case.gold for call in turn]
 
 
 def deviated(calls: Sequence[ToolCall], dice: random.Random) -> list[ToolCall]:
@@ -389,7 +375,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tau", type=Path, default=TAU)
     parser.add_argument(
-        "--bfcl", type=Path, default=Path(".cache/bfcl"), help="Where its wheel is."
+        "--bfcl", type=Path, help="BFCL's wheel; what `cacherl suites add bfcl` kept unless told."
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "fidelity.json")
     chosen = parser.parse_args()
@@ -413,17 +399,17 @@ def main() -> int:
     else:
         print(f"{chosen.tau} is not there: tau-bench is left out")
 
-    suite = Suite(wheel(chosen.bfcl))
-    tasks = list(suite.tasks())
-    train = [task for task in tasks if task.number % 5 != 4]
-    test = [task for task in tasks if task.number % 5 == 4]
-    effects = bfcl_effects(suite, train)
-    known = [bfcl_episode(suite, effects, task, task.calls) for task in train]
-    held_out = [bfcl_episode(suite, effects, task, task.calls) for task in test]
+    wheel = chosen.bfcl or add_wheel()
+    cases = read_cases(wheel)
+    base = [case for case in cases.by_id.values() if case.category == "base"]
+    train = [case for case in base if case.split is not Split.TEST]
+    test = [case for case in base if case.split is Split.TEST]
+    known = [bfcl_episode(wheel, cases, case, _calls(case)) for case in train]
+    held_out = [bfcl_episode(wheel, cases, case, _calls(case)) for case in test]
     dice = random.Random(0)  # noqa: S311 - repeatable, not secret
     strayed = [
-        bfcl_episode(suite, effects, task, deviated(task.calls, dice))
-        for task in train
+        bfcl_episode(wheel, cases, case, deviated(_calls(case), dice))
+        for case in train
         for _ in range(4)
     ]
     for title, asked in (
@@ -436,7 +422,6 @@ def main() -> int:
         kept["worlds"][title] = {"asked": n, "rows": rows}
         exact = rows["read/write sets"].get(Tier.EXACT.value, {"right": 1.0, "hits": 0})
         checks.append((f"{title}: EXACT is right every time", exact["right"] == 1.0, ""))
-    suite.close()
 
     print()
     for what, holds, seen in checks:
