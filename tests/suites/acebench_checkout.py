@@ -207,11 +207,22 @@ EMPTY = (
 )
 
 
-def build(folder: Path, *, language: str = "en") -> Path:
-    """Write the stand-in and return its folder."""
+def build(folder: Path, *, language: str = "en", more: int = 0) -> Path:
+    """Write the stand-in and return its folder.
+
+    Args:
+        folder: where to.
+        language: of the data.
+        more: this many multi_step tasks without a flaw, in place of those with some.
+    """
+    files = dict(FILES)
+    if more:
+        files["agent_multi_step"] = tuple(
+            agent(n, f"Remind me of item {n}.", title=f"Item {n}") for n in range(more)
+        )
     data = folder / "data_all" / f"data_{language}"
     (data / "possible_answer").mkdir(parents=True)
-    for category, pairs in {**FILES, **dict.fromkeys(EMPTY, ())}.items():
+    for category, pairs in {**files, **dict.fromkeys(EMPTY, ())}.items():
         for place, rows in ((data, 0), (data / "possible_answer", 1)):
             text = "\n".join(json.dumps(pair[rows], ensure_ascii=False) for pair in pairs)
             (place / f"data_{category}.json").write_text(text, encoding="utf-8")

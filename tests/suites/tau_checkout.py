@@ -148,15 +148,29 @@ class Library(Env):
 """
 
 
-def build_v1(folder: Path) -> Path:
-    """Write the stand-in of tau-bench and return its folder."""
+def build_v1(folder: Path, *, more: int = 0) -> Path:
+    """Write the stand-in of tau-bench and return its folder.
+
+    Args:
+        folder: where to.
+        more: this many tasks that nothing but a write solves, in place of the five.
+    """
     envs = folder / "tau_bench" / "envs"
     envs.mkdir(parents=True)
     (folder / "tau_bench" / "__init__.py").write_text("")
     (folder / "tau_bench" / "types.py").write_text(V1_TYPES)
     (envs / "__init__.py").write_text(V1_ENVS)
     (envs / "base.py").write_text(V1_BASE)
-    (envs / "library.py").write_text(V1_LIBRARY)
+    library = V1_LIBRARY
+    if more:
+        library = library.replace(
+            'return {"Dune"', f'return {{**{{f"Book {{n}}": "in" for n in range({more})}}, "Dune"'
+        ).replace(
+            "class Library",
+            f'TASKS = [Task(f"You want book {{n}}.", [Action("lend_book", {{"title": f"Book {{n}}"}})], [])\n'
+            f"         for n in range({more})]\n\nclass Library",
+        )
+    (envs / "library.py").write_text(library)
     return folder
 
 

@@ -63,8 +63,9 @@ def checks(suite: AceBench, task: Task, model: GoldPlayer) -> dict[str, float]:
     return {check.name: check.score for check in verdict(suite, task, model).checks}
 
 
-WIFI = ("turn_on_wifi", {})
-MILK = ("add_reminder", {"title": "Milk", "time": "10:00"})
+Pair = tuple[str, dict[str, object]]
+WIFI: Pair = ("turn_on_wifi", {})
+MILK: Pair = ("add_reminder", {"title": "Milk", "time": "10:00"})
 
 
 def test_info_counts_questions_beside_tasks(checkout: Path) -> None:
@@ -138,7 +139,7 @@ def test_process_accuracy_is_a_prefix_and_recall_stands_beside_it(checkout: Path
     assert checks(suite, task, calling([WIFI]))["process-official"] == 0.5
     # The state would save it: calls of one message do lead there.
     assert checks(suite, task, calling([WIFI, MILK]))["process-official"] == 1.0
-    late = ("add_reminder", {"title": "Milk", "time": "11:00"})
+    late: Pair = ("add_reminder", {"title": "Milk", "time": "11:00"})
     assert checks(suite, task, calling([WIFI, late]))["process-official"] == 0.0
 
 

@@ -66,7 +66,7 @@ def right(text: str, truth: Any, **more: Any) -> bool:
 )
 def test_the_end_state_is_compared_as_acebench_compares_it(made: Any, is_right: bool) -> None:
     """End-to-end accuracy must mean what the published figure means."""
-    gold = [{"A": {"on": True}}, {"B": {"list": {"1": "x"}}}]
+    gold: list[dict[str, Any]] = [{"A": {"on": True}}, {"B": {"list": {"1": "x"}}}]
 
     assert (end_state_problem(gold, made) is None) is is_right
 

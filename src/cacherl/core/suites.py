@@ -49,6 +49,8 @@ class Check(Record, frozen=True, kw_only=True):
     """In [0, 1]; 1 is passed."""
     said: str = ""
     """What failed, for a person: the first diverging state key, the missing result."""
+    decides: bool = True
+    """Whether success wants it passed. False for a figure that stands beside the verdict."""
 
 
 class Verdict(Record, frozen=True, kw_only=True):

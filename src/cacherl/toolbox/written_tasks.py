@@ -3,6 +3,9 @@
     {"task": "Cancel order A-17 and tell me what I get back."}
     {"user": ["Where is my order?", "It is A-17."], "tools": ["get_order"], "scenario": "s1",
      "expect": {"answer": {"must": ["shipped"]}, "calls": [{"name": "get_order", ...}]}}
+    {"task": "Cancel order A-17.",
+     "expect": {"state": [{"name": "get_order", "arguments": {"order_id": "A-17"},
+                           "contains": {"status": "cancelled"}}]}}
 
 What a line does not say is filled in the same way every time: its id and its split come from its
 text, so that a file can grow and a held-out task stays held out.
@@ -60,14 +63,41 @@ class ExpectedAnswer(Record, frozen=True, kw_only=True):
     must_not: tuple[str, ...] = ()
 
 
+class ExpectedResult(Record, frozen=True, kw_only=True):
+    """A call that is made once the episode is over, on its own tools, and what it must then answer.
+
+    The model never sees it, and it must change nothing. One of `equals` and `contains` is said.
+    """
+
+    name: str
+    arguments: JsonObject = {}
+    equals: Any = msgspec.UNSET
+    """The whole answer: JSON where the tool answers with data, else its text."""
+    contains: Any = msgspec.UNSET
+    """A part of it: fields of an object, items of a list, words of a text."""
+
+    def __post_init__(self) -> None:
+        if (self.equals is msgspec.UNSET) == (self.contains is msgspec.UNSET):
+            raise ValueError("needs one of `equals` and `contains`, what the call must then answer")
+
+
 class Expected(Record, frozen=True, kw_only=True):
     """What a right outcome is. Each part may be left out: then nothing is asked of it."""
 
     answer: ExpectedAnswer | str | None = None
     """A plain string must occur."""
-    calls: tuple[ExpectedCall, ...] = ()
-    state: str | None = None
-    """Digest of the world afterwards, for worlds that have one."""
+    calls: tuple[ExpectedCall, ...] | None = None
+    """An empty list says that no call is right."""
+    or_calls: tuple[tuple[ExpectedCall, ...], ...] = ()
+    """Other ways, each as right as `calls`."""
+    state: str | tuple[ExpectedResult, ...] | None = None
+    """How things must then stand, by calls that look; or the digest of a world that has one."""
+    judge: bool | float = False
+    """Whether a model judges the final answer; a number is the least score that passes, in [0, 1]."""
+
+    def ways(self) -> tuple[tuple[ExpectedCall, ...], ...]:
+        """Return every way that was said; none where nobody said any."""
+        return (*(() if self.calls is None else (self.calls,)), *self.or_calls)
 
 
 class WrittenTask(Record, frozen=True, kw_only=True):
@@ -115,6 +145,7 @@ def read_tasks(
     system: str = SYSTEM,
     scenario: str = "",
     language: str = UNDETERMINED,
+    on_expected: Callable[[Task, Expected], None] | None = None,
 ) -> list[Task]:
     """Read a file of tasks: `.jsonl`, `.txt` (a task a line), or `.csv`.
 
@@ -127,6 +158,7 @@ def read_tasks(
         system: what the model is told, for tasks that do not say.
         scenario: for tasks that name none.
         language: for tasks that name none.
+        on_expected: told of each task that says what is expected of it, with all that it says.
 
     Raises:
         DataError: the file or a line cannot be used; names the line, the field and the fix.
@@ -149,6 +181,8 @@ def read_tasks(
                 "Delete one of the two lines, or give each an `id` of its own."
             )
         tasks[task.id] = task, where
+        if on_expected is not None and isinstance(line, WrittenTask) and line.expect is not None:
+            on_expected(task, line.expect)
     if not tasks:
         raise DataError(f'{path}: holds no tasks. Write one a line, such as {{"task": "..."}}.')
     return [task for task, _ in tasks.values()]
@@ -185,10 +219,9 @@ def _task(
     except ValueError as error:
         raise DataError(f"{where}: {error}.") from error
     names = tuple(offered) if said.tools is None else said.tools
-    calls = () if said.expect is None else said.expect.calls
     for field, name in (
         *(("tools", name) for name in names),
-        *(("expect.calls", call.name) for call in calls),
+        *(() if said.expect is None else _tools_expected(said.expect)),
     ):
         if name not in offered:
             raise DataError(
@@ -212,16 +245,29 @@ def _task(
     )
 
 
+def _tools_expected(expected: Expected) -> Iterator[tuple[str, str]]:
+    """Yield the names of tools, each with the field that it stands in."""
+    for call in expected.calls or ():
+        yield "expect.calls", call.name
+    for way in expected.or_calls:
+        yield from (("expect.or_calls", call.name) for call in way)
+    if isinstance(expected.state, tuple):
+        yield from (("expect.state", look.name) for look in expected.state)
+
+
 def gold_of(expected: Expected) -> Gold | None:
     """Return what is expected as gold; None where nothing is.
 
     A part that was not written is empty in it: no calls and no state ask nothing of the way, an empty
-    rule asks nothing of the answer.
+    rule asks nothing of the answer. Of several ways the first is gold; looks at the state and a judge's
+    score are the business of the suite `own`.
     """
     answer = expected.answer
     if isinstance(answer, str):
         answer = ExpectedAnswer(must=(answer,))
-    if answer is None and not expected.calls and not expected.state:
+    ways = expected.ways()
+    state = expected.state if isinstance(expected.state, str) else ""
+    if answer is None and not ways and not state:
         return None
     rule = AnswerRule()
     if answer is not None:
@@ -234,10 +280,10 @@ def gold_of(expected: Expected) -> Gold | None:
                 arguments=call.arguments,
                 step=place if call.step is None else call.step,
             )
-            for place, call in enumerate(expected.calls)
+            for place, call in enumerate(ways[0] if ways else ())
         ),
         answer=rule,
-        state=expected.state or "",
+        state=state,
     )
 
 

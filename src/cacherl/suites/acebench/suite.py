@@ -317,6 +317,7 @@ class AceBench:
         right = problem is None
         milestones = row.milestones if row.has_alternatives else row.milestones[0]
         official = acebench_official(milestones, sent(trajectory), end_state_right=right)
+        ways = ways_of(row)
         recall = milestone_recall(
             [
                 [
@@ -324,7 +325,7 @@ class AceBench:
                     for step in way
                     for call in step
                 ]
-                for way in ways_of(row)
+                for way in ways
             ],
             [call for call, _ in calls_with_results(trajectory)],
             {spec.name: spec for spec in task.tools},
@@ -333,8 +334,8 @@ class AceBench:
             success=right,
             checks=(
                 Check(name="state", score=float(right), said=problem or ""),
-                Check(name="process-official", score=official),
-                Check(name="process-recall", score=recall),
+                _beside("process-official", official),
+                _beside("process-recall", recall),
             ),
         )
 
@@ -436,6 +437,11 @@ def _normal_answer_problem(row: Row, message: AssistantMessage) -> str | None:
     return normal_problem(row, own if own.startswith("[") else as_python(_parsed(message)))
 
 
+def _beside(name: str, share: float) -> Check:
+    said = "" if share == 1.0 else f"{share:.3f} of the milestones"
+    return Check(name=name, score=share, said=said, decides=False)
+
+
 def _exact(row: Row, calls: Sequence[ToolCall]) -> Check:
     """Whether the calls are exactly an alternative's, values compared: ours, not ACEBench's."""
     made = sorted(json.dumps([call.name, call.arguments], sort_keys=True) for call in calls)
@@ -446,8 +452,9 @@ def _exact(row: Row, calls: Sequence[ToolCall]) -> Check:
             for key, value in answer.items()
         )
         if made == gold:
-            return Check(name="calls-exact", score=1.0)
-    return Check(name="calls-exact", score=0.0)
+            return Check(name="calls-exact", score=1.0, decides=False)
+    said = "right or not by ACEBench, the values are not those of any gold"
+    return Check(name="calls-exact", score=0.0, said=said, decides=False)
 
 
 def _spec(function: Mapping[str, object]) -> ToolSpec:

@@ -316,10 +316,18 @@ class TauSuite:
         )
         reward = float(paid["reward"])
         components: JsonObject = paid["components"]
-        checks = [Check(name="reward", score=reward, said=paid["said"])]
-        checks += [Check(name=name.lower(), score=score) for name, score in components.items()]
-        # Their pass is a reward of 1, to within a millionth.
-        return Verdict(success=abs(reward - 1.0) <= 1e-6, checks=tuple(checks))
+        passed = abs(reward - 1.0) <= 1e-6  # as their own success rate counts
+        checks = [Check(name="reward", score=1.0 if passed else reward, said=paid["said"])]
+        checks += [
+            Check(
+                name=name.lower(),
+                score=score,
+                said="" if score == 1.0 else f"{name.lower()} pays {score:g}",
+                decides=False,
+            )
+            for name, score in components.items()
+        ]
+        return Verdict(success=passed, checks=tuple(checks))
 
     def idle(self, task: Task) -> Trajectory:
         """Return the episode of an agent that does nothing and a user who gives up: the floor.
