@@ -20,6 +20,7 @@ import msgspec
 
 from cacherl import __version__, wiring
 from cacherl.augment import AugmentSummary, augment, require_all
+from cacherl.augment.folder import paid_between
 from cacherl.cache.episodes.replay import ReplayTools
 from cacherl.cache.lookup.settings import NO_SETTINGS, SETTINGS_NOTE, Settings, load_settings
 from cacherl.cache.lookup.tool_cache import ToolCache
@@ -380,7 +381,8 @@ class Run:
 
         summary = asyncio.run(run())
         require_all(summary)
-        return {out.name: out}, msgspec.to_builtins(summary)
+        cost = {} if paid is None else msgspec.to_builtins(paid_between(None, paid.ledger()))
+        return {out.name: out}, {**msgspec.to_builtins(summary), **cost}
 
     def _select(self, stage: Stage) -> tuple[Mapping[str, Path], Mapping[str, Any]]:
         out = self._file(stage, "trajectories.jsonl")
@@ -656,8 +658,8 @@ class Run:
             stage_wall_s=metrics["wall_s"],
             live_calls_in_training=metrics["live_calls_in_training"],
             teacher=TeacherCost(
-                usd=float(facts.get("dollars", 0.0)),
-                calls=int(facts.get("teacher_calls", 0)),
+                usd=float(facts.get("dollars") or 0.0),
+                calls=int(facts.get("requests", 0)),
                 prompt_tokens=int(facts.get("prompt_tokens", 0)),
                 completion_tokens=int(facts.get("completion_tokens", 0)),
             ),

@@ -300,10 +300,16 @@ async def test_one_question_that_fails_costs_one_trajectory(tmp_path: Path) -> N
     """An endpoint that hiccups once in 40 tasks is not worth a run; the next run asks again."""
     hiccup = Failing(4, EndpointError("late", kind=Failure.TIMEOUT), until=5)
 
-    summary = await run(tmp_path / "out.jsonl", hiccup)
+    out = tmp_path / "out.jsonl"
+
+    summary = await run(out, hiccup)
 
     assert (summary.trajectories, summary.left_out) == (39, {"teacher_failed": 1})
     require_all(summary)
+    whole = await run(out, Listener())
+    again = await run(out, Failing(4, EndpointError("late", kind=Failure.TIMEOUT), until=5))
+    assert (whole.published, again.published) == (True, False)
+    assert len(list(read_jsonl(out, Trajectory))) == 40
 
 
 async def test_a_question_that_is_refused_is_told_apart(tmp_path: Path) -> None:

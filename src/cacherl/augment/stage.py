@@ -80,7 +80,7 @@ class AugmentSummary(Record, frozen=True, kw_only=True):
     out_of_budget: bool = False
     """The budget stopped it; else the teacher is gone."""
     published: bool = True
-    """False where a stopped run left the file as it was, because that holds more."""
+    """False where a run that was stopped, or that the teacher failed, left a file that holds more."""
     wall_s: float
 
 
@@ -119,7 +119,8 @@ async def augment(
     `out` is a function of the input and of the reasoner's answers, and appears whole: a killed run leaves
     it as it was. A paid teacher's answers stand in its journal before anything is made of them, so
     the next run goes over them for free. A run that is stopped, by its budget or because the teacher is
-    gone, begins no new trajectory and writes what is finished, unless `out` holds more already.
+    gone, begins no new trajectory and writes what is finished. Such a run, and one with questions that the
+    teacher failed on, never replaces a file that holds more.
 
     Args:
         tasks: the tasks that the trajectories belong to, by id.
@@ -157,7 +158,8 @@ async def augment(
         try:
             with atomic_writer(out) as file:
                 await work.all(trajectories, file.write, concurrency, on_progress)
-                if counts.stopped is not None and counts.written < _lines(out):
+                is_partial = counts.stopped is not None or counts.left_out[TEACHER_FAILED]
+                if is_partial and counts.written < _lines(out):
                     raise _KeepOld
         except _KeepOld:
             published = False
