@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
-from cacherl.core.errors import MissingExtraError, RecipeError, ToolError
+from cacherl.core.errors import DataError, MissingExtraError, RecipeError, ToolError
 from cacherl.core.models import ChatModel, Limits
 from cacherl.core.tasks import Split, Task
 from cacherl.core.trajectories import Trajectory
@@ -234,9 +234,10 @@ def _ground(wanted: _Wanted) -> _Ground:
                 found["success"] = float(suite.check(task, trajectory).success)
             return found
 
-        tasks = suite.tasks(split, seed=wanted.seed)
-        if len(tasks) > wanted.limit:
+        try:
             tasks = suite.tasks(split, count=wanted.limit, seed=wanted.seed)
+        except DataError:  # the suite has fewer
+            tasks = suite.tasks(split, seed=wanted.seed)
         return _Ground(
             tasks=tasks, open=suite.open, score=judged, oracle=suite.oracle(), resets=True
         )

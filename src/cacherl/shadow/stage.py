@@ -28,7 +28,7 @@ from cacherl.shadow.tools import open_shadow
 
 BOTH = (Serve.CACHED, Serve.LIVE)
 GIVE_UP_AFTER = 8
-"""Outages in a row after which nothing is to be hoped for."""
+"""Outages in a row on one side after which nothing is to be hoped for."""
 
 OpenLive = Callable[[Task], WorldTools]
 """Opens fresh tools of the task's scenario."""
@@ -111,7 +111,7 @@ async def shadow(
         score: what an episode is worth.
         may_write: see `ShadowTools`.
         on_line: called after each line.
-        give_up_after: so many outages in a row end the run with the last one's error.
+        give_up_after: so many outages in a row on one side end the run with the last one's error.
         options: how the cache answers; `seed` and `rollout` are set here.
 
     Raises:
@@ -124,7 +124,7 @@ async def shadow(
     wanted = [(task, trial, side) for task in tasks for trial in range(trials) for side in serve]
     missing = [each for each in wanted if _sample(*each) not in done]
     outages: list[Outage] = []
-    in_a_row = 0
+    in_a_row = dict.fromkeys(Serve, 0)
     stopped: list[BudgetError] = []
 
     said: EpisodeOptions = options or {}
@@ -135,7 +135,6 @@ async def shadow(
     with JsonlAppender(folder.rows) as file:
 
         async def one(each: tuple[Task, int, Serve]) -> None:
-            nonlocal in_a_row
             if stopped:
                 return
             task, trial, side = each
@@ -159,11 +158,11 @@ async def shadow(
             file.append(line)
             if isinstance(line, Outage):
                 outages.append(line)
-                in_a_row += 1
-                if in_a_row >= give_up_after:
-                    raise _given_up(line, in_a_row)
+                in_a_row[side] += 1
+                if in_a_row[side] >= give_up_after:
+                    raise _given_up(line, in_a_row[side])
             else:
-                in_a_row = 0
+                in_a_row[side] = 0
             if on_line is not None:
                 on_line(line)
 
