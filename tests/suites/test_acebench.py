@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cacherl.core.completions import CompletionReply, CompletionRequest
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from cacherl.core.models import Limits, ModelTurn
 from cacherl.core.suites import UserKind
 from cacherl.core.tasks import Split, Task
 from cacherl.core.trajectories import StopReason, TokenSegment, Trajectory
-from cacherl.suites.acebench import AceBench, report_flaws
+from cacherl.suites.acebench import AceBench, UserModel, report_flaws
 from cacherl.suites.acebench.checkout import MULTI_STEP, MULTI_TURN, NORMAL, SPECIAL
 from cacherl.suites.gold_player import GoldPlayer
 from cacherl.suites.nothing import nothing
@@ -271,35 +270,17 @@ def test_text_answers_of_normal_and_special_rows(checkout: Path) -> None:
     assert "Loves {green} tea." in tasks["normal_preference_0"].system
 
 
-class Caller:
-    """A `Completions` that plays the user: it says its lines."""
-
-    name = "openai:tiny-user"
-
-    def __init__(self, *lines: str) -> None:
-        self._lines = list(lines)
-        self.asked: list[CompletionRequest] = []
-
-    async def complete(self, request: CompletionRequest) -> CompletionReply:
-        self.asked.append(request)
-        return CompletionReply(message={"role": "assistant", "content": self._lines.pop(0)})
-
-    async def aclose(self) -> None:
-        pass
-
-    @property
-    def model(self) -> str:
-        return "tiny-user"
-
-    @property
-    def completions(self) -> Caller:
-        return self
-
-
 def test_a_named_model_plays_the_user(checkout: Path) -> None:
     """Scores under another user are another measurement: the user's name is part of the suite."""
-    caller = Caller("I want a reminder of milk.", "At ten.", "finish conversation")
-    suite = AceBench(checkout, categories=[MULTI_TURN], user=caller)
+    person = Writer("I want a reminder of milk.", "At ten.", "finish conversation")
+    opened: list[str] = []
+
+    def open_() -> Writer:
+        opened.append("once")
+        return person
+
+    user = UserModel(name="openai:tiny-user", open=open_)
+    suite = AceBench(checkout, categories=[MULTI_TURN], user=user)
     model = GoldPlayer(
         lambda task: [
             AssistantMessage(content="When?"),
@@ -312,15 +293,23 @@ def test_a_named_model_plays_the_user(checkout: Path) -> None:
     trajectory = played(suite, task, model)
 
     assert suite.info.user is UserKind.MODEL
-    assert "user tiny-user" in suite.info.title
+    assert suite.info.name == "acebench:user=openai:tiny-user"
     said = [m.content for m in trajectory.messages if isinstance(m, UserMessage)]
     assert said == ["I want a reminder of milk.", "At ten."]
     assert suite.check(task, trajectory).success
-    system, opening, *_ = caller.asked[0].messages
-    assert system["content"].startswith("You are a user. Instruction: You are Eve.")
-    assert opening["content"] == "Is there anything you need help with today?"
-    assert caller.asked[-1].messages[-1]["content"] == "It is noted."
+    texts = [[m.content for m in each if not isinstance(m, ToolMessage)] for each in person.shown]
+    assert texts == [
+        [
+            "You are a user. Instruction: You are Eve. You want a reminder of milk at ten.",
+            "Is there anything you need help with today?",
+        ],
+        ["When?"],
+        ["It is noted."],
+    ]
+    assert person.tools == (), "the user never sees the agent's tools"
     assert "Ask before you delete." in task.system
+    played(suite, task, GoldPlayer(lambda task: [AssistantMessage(content="finish conversation")]))
+    assert opened == ["once"]
 
 
 def test_a_script_plays_the_user_under_another_name(checkout: Path) -> None:
@@ -336,7 +325,7 @@ def test_a_script_plays_the_user_under_another_name(checkout: Path) -> None:
 
 def test_multi_turn_without_anybody_to_talk_to_is_refused(checkout: Path) -> None:
     """Before any work starts, with what to type."""
-    with pytest.raises(RecipeError, match="--user openai:gpt-4o"):
+    with pytest.raises(RecipeError, match="user=openai:gpt-4o"):
         AceBench(checkout, categories=[MULTI_TURN])
     with pytest.raises(RecipeError, match="no category"):
         AceBench(checkout, categories=["agent_multistep"])

@@ -244,7 +244,7 @@ def test_a_judge_scores_what_no_rule_can(shop: Path) -> None:
     mild = suite_of(shop, {**line, "expect": {"judge": 0.6}}, judge=judge)
     assert verdict(mild, only(mild), model(says="Hello dear Mia.")).success
 
-    with pytest.raises(RecipeError, match="--judge openai:gpt-5"):
+    with pytest.raises(RecipeError, match="judge=openai:gpt-5"):
         suite_of(shop, line).tasks(Split.TEST)
 
 

@@ -140,7 +140,7 @@ def test_info_says_who_speaks_and_what_was_read(library: TauSuite, v1: Path) -> 
     """The suite's name carries the user; its pin the tasks, the gold states and the code that pays."""
     info = library.info
 
-    assert (info.name, info.user, info.tasks) == ("tau-library-scripted", UserKind.SCRIPTED, 5)
+    assert (info.name, info.user, info.tasks) == ("tau:library,scripted", UserKind.SCRIPTED, 5)
     assert sum(info.splits.values()) == 5
     assert info.pin.startswith("sha256:")
     assert "git clone" in info.needs
@@ -266,9 +266,9 @@ def test_a_wrong_folder_is_told(v2: Path, benchmark: str, said: str) -> None:
 
 def test_somebody_must_play_the_user(v1: Path) -> None:
     """And only one; an interpreter is needed too."""
-    with pytest.raises(RecipeError, match="--user gpt-4o"):
+    with pytest.raises(RecipeError, match="user=gpt-4o"):
         TauSuite("tau-bench", v1, "library", python=PYTHON)
-    with pytest.raises(RecipeError, match="--user gpt-4o"):
+    with pytest.raises(RecipeError, match="user=gpt-4o"):
         TauSuite("tau-bench", v1, "library", python=PYTHON, scripted=True, user=TauUser(model="x"))
     with pytest.raises(RecipeError, match="no solo mode"):
         TauSuite("tau-bench", v1, "library", python=PYTHON, solo=True)

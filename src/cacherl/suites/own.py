@@ -85,6 +85,7 @@ class OwnSuite:
         language: of tasks that name none.
         whole: take the whole file as this split: for a file that is for evaluation alone. Else each
             task's split is its own, 80 % train, 10 % dev, 10 % test by its text where it says none.
+        name: what opens this suite again.
     """
 
     def __init__(
@@ -96,13 +97,20 @@ class OwnSuite:
         system: str = SYSTEM,
         language: str = UNDETERMINED,
         whole: Split | None = None,
+        name: str = "own",
     ) -> None:
         self._world = world
+        self._name = name
         self._path = tasks
         self._judge = judge
         self._system = system
         self._language = language
         self._whole = whole
+
+    @property
+    def resets(self) -> bool:
+        """Whether an episode starts fresh. Where not, playing gold changes what the next one finds."""
+        return self._world.resets
 
     @property
     def info(self) -> SuiteInfo:
@@ -120,7 +128,7 @@ class OwnSuite:
         if self._silent:
             needs.append(f"{self._silent} tasks say nothing of what is expected and are left out")
         return SuiteInfo(
-            name="own",
+            name=self._name,
             title=f"{self._path.name} on {self._world.namespace}",
             tasks=len(tasks),
             distinct_questions=len({(task.user_turns, task.scenario) for task in tasks}),
@@ -165,7 +173,7 @@ class OwnSuite:
         if judged and self._judge is None:
             raise RecipeError(
                 f"{self._path}: {len(judged)} tasks want a judge ({judged[0]}, ...), and none is named. "
-                "Name one: `--judge openai:gpt-5`."
+                "Name one: `--suite own:TOOLS,TASKS,judge=openai:gpt-5`."
             )
         return found, len(tasks) - len(found)
 
@@ -184,7 +192,7 @@ class OwnSuite:
         if count > len(found):
             raise DataError(
                 f"{self._path}: {len(found)} tasks in split {split}, not {count}. Ask for fewer, or take the "
-                "whole file as that split."
+                "whole file as that split: `--suite own:TOOLS,TASKS,all`."
             )
         return random.Random(f"own|{split}|{seed}").sample(found, count)  # noqa: S311
 

@@ -27,7 +27,7 @@ import functools
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +70,7 @@ from cacherl.suites.acebench.verdicts import (
 from cacherl.suites.acebench.written import as_milestone, as_python, calls_in
 from cacherl.suites.gold_player import GoldPlayer
 
-ADD = "cacherl suites add acebench --path DIR (a clone of https://github.com/ACEBench/ACEBench)"
+ADD = "cacherl suites add acebench --path DIR  # git clone https://github.com/ACEBench/ACEBench"
 PEACEFUL = (MULTI_STEP, *NORMAL, *SPECIAL)
 """The categories that need nobody to play a user."""
 
@@ -113,12 +113,13 @@ class AceBench:
         if language not in CONSENT:
             raise RecipeError(f"acebench has no language {language!r}. There are: en, zh.")
         check_layout(checkout)
-        default = (MULTI_TURN,) if user is not None or scripted else PEACEFUL
-        self._categories = tuple(categories) or default
+        self._default = (MULTI_TURN,) if user is not None or scripted else PEACEFUL
+        self._categories = tuple(dict.fromkeys(categories)) or self._default
         if MULTI_TURN in self._categories and (user is None) is not scripted:
             raise RecipeError(
-                f"{MULTI_TURN} needs somebody to play the user: name a model for it (`--user openai:gpt-4o`), "
-                "or evaluate acebench-scripted, which is another measurement. Not both."
+                f"{MULTI_TURN} needs somebody to play the user: name a model for it "
+                "(`--suite acebench:multi_turn,user=openai:gpt-4o`), or evaluate acebench-scripted, which is "
+                "another measurement. Not both."
             )
         self._checkout = checkout
         self._language = language
@@ -132,9 +133,9 @@ class AceBench:
     def info(self) -> SuiteInfo:
         rows = list(self._rows.values())
         splits = [self._split(row) for row in rows]
-        spoken_by = "" if self._user is None else f", user {self._user.model}"
+        spoken_by = "" if self._user is None else f", user {self._user.name}"
         return SuiteInfo(
-            name="acebench-scripted" if self._scripted else "acebench",
+            name=self._name,
             title=(
                 f"ACEBench ({self._language}{spoken_by}), "
                 + ("native calls" if self._protocol == "native" else "calls as text")
@@ -147,6 +148,22 @@ class AceBench:
             needs=ADD,
             pin=self._pin,
         )
+
+    @property
+    def _name(self) -> str:
+        """What opens this suite again: `acebench`, `acebench:multi_turn,zh,user=openai:gpt-4o`."""
+        words = [] if self._categories == self._default else _shortened(self._categories)
+        words += [self._language] if self._language != "en" else []
+        words += ["text"] if self._protocol == "text" else []
+        words += [] if self._user is None else [f"user={self._user.name}"]
+        kind = "acebench-scripted" if self._scripted else "acebench"
+        return f"{kind}:{','.join(words)}" if words else kind
+
+    @functools.cached_property
+    def _user_chat(self) -> Callable[[], ChatModel]:
+        """Opens the model that plays the user, once for all episodes."""
+        assert self._user is not None  # noqa: S101 - asked for only where there is one
+        return functools.cache(self._user.open)
 
     @functools.cached_property
     def _pin(self) -> str:
@@ -263,10 +280,10 @@ class AceBench:
         if row.category == MULTI_TURN and self._user is not None:
             return ConversedTools(
                 environment,
-                user=self._user,
+                user=self._user_chat,
+                task=task,
                 told=user_prompt(self._checkout, row, self._language),
                 language=self._language,
-                purpose=f"user/{task.id}",
             )
         return EnvironmentTools(environment)
 
@@ -367,6 +384,16 @@ class AceBench:
                 f"{', '.join(self._categories)} in {self._language}. Name its category and language."
             )
         return row
+
+
+def _shortened(categories: Sequence[str]) -> list[str]:
+    left = list(categories)
+    words = []
+    for name, group in (("normal", NORMAL), ("special", SPECIAL)):
+        if set(group) <= set(left):
+            words.append(name)
+            left = [each for each in left if each not in group]
+    return words + [each.removeprefix("agent_") for each in left]
 
 
 # ---- from rows to calls ------------------------------------------------------------------------

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from cacherl.core.completions import CompletionRequest, Completions
+import msgspec
+
 from cacherl.core.errors import ModelError
-from cacherl.core.records import JsonObject
+from cacherl.core.messages import Message, SystemMessage, UserMessage
+from cacherl.core.models import ChatModel, ChatSession, Limits
+from cacherl.core.tasks import Task
 from cacherl.suites.acebench.checkout import Language, Row, prompt
 from cacherl.suites.acebench.environment import BASE, Environment, EnvironmentTools
 
 FINISH = "finish conversation"
 """What ends a conversation, in either language."""
+TEMPERATURE = 0.001
+"""At which ACEBench asks the model that plays the user."""
 
 _OPENING = {
     "en": "Is there anything you need help with today?",
     "zh": "今天有什么需要帮助的吗？",
 }
-_TEMPERATURE = 0.001
-_MAX_TOKENS = 1000
+_LIMITS = Limits(max_turns=40, max_turn_tokens=1000, max_context_tokens=131_072)
 _FILES = ("multi_turn/APIModel_user.py",)
 
 
-class UserModel(Protocol):
-    """A model that plays the user, by name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserModel:
+    """A model that plays the user."""
 
-    @property
-    def model(self) -> str:
-        """The endpoint's name for it; scores under different users are different measurements."""
-        ...
-
-    @property
-    def completions(self) -> Completions:
-        """Who answers its requests."""
-        ...
+    name: str
+    """Part of the suite's name: scores under different users are different measurements."""
+    open: Callable[[], ChatModel]
+    """Opens it, at `TEMPERATURE`; first called when somebody has to speak."""
 
 
 def user_prompt(checkout: Path, row: Row, language: Language) -> str:
@@ -47,48 +48,57 @@ def user_prompt(checkout: Path, row: Row, language: Language) -> str:
 class ConversedTools(EnvironmentTools):
     """The tools of one episode whose user is played by a model (`Person`).
 
+    To that model the agent is its user, and what it is asked first is ACEBench's greeting.
+
     Args:
         environment: the instances of the episode.
         user: who plays the user.
+        task: whose user it is.
         told: what it is told.
         language: in which it is asked what it needs.
-        purpose: of its requests, for the ledger.
     """
 
     def __init__(
         self,
         environment: Environment,
         *,
-        user: UserModel,
+        user: Callable[[], ChatModel],
+        task: Task,
         told: str,
         language: Language,
-        purpose: str,
     ) -> None:
         super().__init__(environment)
         self._user = user
-        self._purpose = purpose
-        self._history: list[JsonObject] = [{"role": "system", "content": told}]
         self._opening = _OPENING[language]
+        # Never the agent's tools, nor its gold.
+        self._played = msgspec.structs.replace(
+            task, system=told, user_turns=(self._opening,), tools=(), late={}, gold=None
+        )
+        self._session: ChatSession | None = None
 
     async def say(self, heard: str) -> str | None:
         """Return the user's next words, or None once either side has finished the conversation."""
-        opening = len(self._history) == 1
-        if not opening and FINISH in heard:
+        if self._session is None:
+            model = self._user()
+            self._session = model.start(self._played, limits=_LIMITS, seed=0)
+            new: list[Message] = [
+                SystemMessage(content=self._played.system),
+                UserMessage(content=self._opening),
+            ]
+        elif FINISH in heard:
             return None
-        self._history.append({"role": "user", "content": self._opening if opening else heard})
-        reply = await self._user.completions.complete(
-            CompletionRequest(
-                model=self._user.model,
-                messages=tuple(self._history),
-                max_tokens=_MAX_TOKENS,
-                temperature=_TEMPERATURE,
-                purpose=f"{self._purpose}/{len(self._history)}",
-            )
-        )
-        said = reply.message.get("content")
-        if not isinstance(said, str) or not said.strip():
+        else:
+            new = [UserMessage(content=heard)]
+        turn = await self._session.reply(new)
+        said = turn.message.content.strip()
+        if not said or turn.truncated or turn.context_full:
             raise ModelError(
-                f"{self._user.model}, who plays the user, said nothing. Name another model for the user."
+                f"task {self._played.id}: the model that plays the user said nothing whole. Name another model "
+                "for the user."
             )
-        self._history.append({"role": "assistant", "content": said})
         return None if FINISH in said else said
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        await super().aclose()

@@ -1,10 +1,10 @@
 """tau-bench and tau2-bench as `Suite`s, in their own interpreter.
 
-    suite                          benchmark     who plays the user
-    tau-airline, tau-retail        tau-bench     its own simulator with a named model
-    tau2-airline, -retail, ...     tau2-bench    its own simulator with a named model
-    tau2-telecom-solo              tau2-bench    nobody: the task is a ticket, the agent has the user's tools
-    any of them with `-scripted`                 the user's instruction said whole, then a consent
+    suite                        benchmark     who plays the user
+    tau:airline,user=gpt-4o      tau-bench     its own simulator, with a model that litellm knows by this name
+    tau2:retail,user=gpt-4.1     tau2-bench    its own simulator
+    tau2:telecom,solo            tau2-bench    nobody: the task is a ticket, the agent has the user's tools
+    tau:airline,scripted         either        the user's instruction said whole, then a consent
 
 **Rewards are theirs**: the episode is replayed through their environment and their own reward code is asked.
 tau-bench pays actions x outputs (the database as the gold actions leave it; every output said), tau2-bench the
@@ -146,9 +146,10 @@ class TauSuite:
             )
         if [user is not None, scripted, solo].count(True) != 1:
             raise RecipeError(
-                f"{SHORT[benchmark]}-{domain} needs one to play the user: name a model for its own simulator "
-                f"(`--user gpt-4o`), or evaluate {SHORT[benchmark]}-{domain}-scripted"
-                + (" or tau2-telecom-solo" if benchmark == "tau2-bench" else "")
+                f"{SHORT[benchmark]}:{domain} needs one to play the user: name a model for its own simulator "
+                f"(`--suite {SHORT[benchmark]}:{domain},user=gpt-4o`), or evaluate "
+                f"{SHORT[benchmark]}:{domain},scripted"
+                + (" or tau2:telecom,solo" if benchmark == "tau2-bench" else "")
                 + ". Scores under different users are different measurements."
             )
         self._benchmark = benchmark
@@ -158,8 +159,7 @@ class TauSuite:
         self._user = user
         self._scripted = scripted
         self._solo = solo
-        ending = "-scripted" if scripted else f"-{SOLO}" if solo else ""
-        self._name = f"{SHORT[benchmark]}-{domain}{ending}"
+        self._name = f"{SHORT[benchmark]}:{domain},{_who(user, scripted=scripted)}"
 
     # ---- what it is ----------------------------------------------------------------------------
 
@@ -370,6 +370,15 @@ class TauSuite:
                 f"task {task.id} is none of {self._name}. Name the suite that it was played in."
             )
         return told
+
+
+def _who(user: TauUser | None, *, scripted: bool) -> str:
+    if user is None:
+        return "scripted" if scripted else SOLO
+    words = [f"user={user.model}"]
+    words += [] if user.provider is None else [f"provider={user.provider}"]
+    words += [] if user.strategy is None else [f"strategy={user.strategy}"]
+    return ",".join(words)
 
 
 def check_layout(benchmark: Benchmark, checkout: Path) -> None:
