@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cacherl.core.sources import ToolSource
     from cacherl.core.suites import Suite
     from cacherl.core.tasks import Task
+    from cacherl.reward.answer import Judge
     from cacherl.toolbox.config import McpSection, OpenApiSection, PythonSection, ToolsFile
     from cacherl.toolbox.world import ToolboxWorld
 
@@ -78,7 +80,57 @@ def _bfcl_suite(variant: str) -> Suite:
     return BfclSuite(categories=(variant,) if variant else ())
 
 
-SUITES: dict[str, Callable[[str], Suite]] = {"desk": _desk_suite, "bfcl": _bfcl_suite}
+def _acebench_suite(variant: str, *, scripted: bool = False) -> Suite:
+    from cacherl.suites.named import acebench
+
+    return acebench(variant, _user_chat, scripted=scripted)
+
+
+def _user_chat(name: str, temperature: float) -> ChatModel:
+    if not names_endpoint(name):
+        raise RecipeError(f'user={name}: name a model to play the user, as "openai:gpt-4o".')
+    options = TeacherOptions(temperature=temperature)
+    return paid_model(name, journal=None, options=options, purpose="user")
+
+
+def _tau_suite(kind: str) -> Callable[[str], Suite]:
+    def opened(variant: str) -> Suite:
+        from cacherl.suites.named import tau
+
+        return tau(kind, variant)
+
+    return opened
+
+
+def _own_suite(variant: str) -> Suite:
+    from cacherl.suites.named import own
+
+    return own(variant, toolbox_world, _judge)
+
+
+def _judge(name: str) -> Callable[[], contextlib.AbstractAsyncContextManager[Judge]]:
+    from cacherl.reward.judge import ChatJudge
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Judge]:
+        paid = paid_model(name, journal=None, purpose="judge")
+        try:
+            yield ChatJudge(paid)
+        finally:
+            await paid.aclose()
+
+    return opened
+
+
+SUITES: dict[str, Callable[[str], Suite]] = {
+    "desk": _desk_suite,
+    "bfcl": _bfcl_suite,
+    "acebench": _acebench_suite,
+    "acebench-scripted": lambda variant: _acebench_suite(variant, scripted=True),
+    "tau": _tau_suite("tau"),
+    "tau2": _tau_suite("tau2"),
+    "own": _own_suite,
+}
 """Suite name -> how to open it, with what follows a colon in the name: `desk:50`, `bfcl:base`."""
 
 
@@ -90,6 +142,8 @@ def suite_of(name: str) -> Suite:
         DataError: what it needs was not added to this machine.
     """
     kind, _, variant = name.partition(":")
+    if kind not in SUITES and name.endswith(".toml"):
+        kind, variant = "own", name
     if kind not in SUITES:
         raise RecipeError(f"{name!r}: no such suite. There are: {', '.join(SUITES)}.")
     return SUITES[kind](variant)
@@ -120,19 +174,28 @@ def open_cache(
     return ToolCache.on(store, name=store.name, settings=settings, redact=redact)
 
 
+def _desk_expert(detour: float, seed: int) -> ChatModel:
+    from cacherl.worlds.desk import DeskExpert
+
+    return DeskExpert(detour=detour, seed=seed)
+
+
+EXPERTS: dict[str, Callable[[float, int], ChatModel]] = {
+    "desk": _desk_expert,
+    "bfcl": lambda detour, seed: suite_of("bfcl").oracle(),
+}
+"""World name -> who plays it by a script, by detour and seed. BFCL's gold takes no detours."""
+
+
 def policy_of(recipe: Recipe) -> ChatModel:
     """Return who records: the world's scripted expert or gold, or a model behind an endpoint.
 
     Raises:
         RecipeError: there is no such policy.
     """
-    name = recipe.record.policy
-    if name == "expert" and recipe.world.name == "desk":
-        from cacherl.worlds.desk import DeskExpert
-
-        return DeskExpert(detour=recipe.record.detour, seed=recipe.record.seed)
-    if name == "expert" and recipe.world.name == "bfcl":
-        return suite_of("bfcl").oracle()
+    name, record = recipe.record.policy, recipe.record
+    if name == "expert" and recipe.world.name in EXPERTS:
+        return EXPERTS[recipe.world.name](record.detour, record.seed)
     if names_endpoint(name):
         return endpoint(name)
     raise RecipeError(
@@ -143,12 +206,8 @@ def policy_of(recipe: Recipe) -> ChatModel:
 
 def gold_expert(recipe: Recipe) -> ChatModel:
     """Return the expert that takes no detours: what fills the cache of the held-out evaluation."""
-    if recipe.world.name == "desk":
-        from cacherl.worlds.desk import DeskExpert
-
-        return DeskExpert(detour=0.0, seed=recipe.record.seed)
-    if recipe.world.name == "bfcl":
-        return suite_of("bfcl").oracle()
+    if recipe.world.name in EXPERTS:
+        return EXPERTS[recipe.world.name](0.0, recipe.record.seed)
     return policy_of(recipe)
 
 

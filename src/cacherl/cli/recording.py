@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 _AT_ONCE_IN_BATCHES = 512
+_DETOUR = (
+    0.25  # share of tasks that the desk's script plays worse: selection needs something to reject
+)
 """A batch holds one request of each episode under way: with few of them batches would be small."""
 _TICK_S = 0.5
 _LOG_EVERY_S = 10.0
@@ -52,14 +55,16 @@ _LOG_EVERY_S = 10.0
 @click.command("record")
 @click.option("--tools", "tools_file", type=FILE, help="Where your tools come from: tools.toml.")
 @click.option("--tasks", "tasks_file", type=FILE, help="What is to be solved with them (JSONL).")
-@click.option("--world", "world_name", help="A built-in world instead of tools and tasks: desk.")
+@click.option(
+    "--world", "world_name", help="A built-in world instead of tools and tasks: desk, bfcl."
+)
 @click.option(
     "--count", type=click.IntRange(min=1), default=100, show_default=True, help="Its tasks."
 )
 @click.option(
     "--teacher",
     required=True,
-    help="PROVIDER:MODEL or PROVIDER:MODEL@URL; expert is the desk's own script.",
+    help="PROVIDER:MODEL or PROVIDER:MODEL@URL; expert is the script of a built-in world.",
 )
 @click.option("--out", type=FOLDER, required=True, help="The folder to record into.")
 @click.option(
@@ -190,9 +195,9 @@ class _Wanted:
                 "--tools and --tasks go together: --tools tools.toml --tasks tasks.jsonl. "
                 "A built-in world brings its own tasks (--count)."
             )
-        if self.teacher == "expert" and self.world_name != "desk":
+        if self.teacher == "expert" and self.world_name is None:
             raise RecipeError(
-                "--teacher expert is the script of --world desk. For your own tools name a model, "
+                "--teacher expert is the script of --world desk or bfcl. For your own tools name a model, "
                 "such as --teacher openai:gpt-5."
             )
 
@@ -264,9 +269,7 @@ def _teacher(wanted: _Wanted, folder: DataFolder) -> tuple[ChatModel, EndpointCh
     from cacherl import wiring
 
     if wanted.teacher == "expert":
-        from cacherl.worlds.desk import DeskExpert
-
-        return DeskExpert(seed=wanted.seed), None
+        return wiring.EXPERTS[wanted.world_name or ""](_DETOUR, wanted.seed), None
     paid = wiring.paid_model(
         wanted.teacher, journal=folder.journal, options=wanted.teacher_options(), purpose="record"
     )

@@ -136,11 +136,14 @@ def backend(wheel: Path, name: str) -> Any:
     """
     path = str(checked(wheel))
     loaded = sys.modules.get(_PACKAGE)
-    if loaded is not None and not any(p.startswith(path) for p in loaded.__path__):
-        raise DataError(
-            f"another bfcl_eval ({loaded.__path__[0]}) is imported in this process; its tools may "
-            "differ. Run in an environment without it."
-        )
+    if loaded is not None:
+        origin = Path(loaded.__path__[0]).parent  # a copy of the wheel is as good
+        if not origin.is_file():
+            raise DataError(
+                f"another bfcl_eval ({origin}) is imported in this process; its tools may differ. "
+                "Run in an environment without it."
+            )
+        checked(origin)
     # Only while importing: what is imported later must not find the wheel's other packages.
     sys.path.insert(0, path)
     try:
