@@ -63,7 +63,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
     printed = {
