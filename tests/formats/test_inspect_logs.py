@@ -12,6 +12,7 @@ from cacherl.core.errors import DataError
 from cacherl.core.messages import MalformedCall
 from cacherl.core.tools import ErrorClass, Source
 from cacherl.formats.inspect_logs import INSPECT
+from cacherl.formats.rows import MAX_ROW_BYTES
 from tests.formats import samples
 from tests.formats.reading import calls_of, made, read, read_object, thoughts
 from tests.formats.samples import OSLO
@@ -59,3 +60,33 @@ def test_a_damaged_eval_file_is_an_error(tmp_path: Path) -> None:
         archive.writestr("header.json", "{")
     with pytest.raises(DataError, match=r"header\.json is no JSON"):
         read(INSPECT, path)
+
+
+def locked(path: Path) -> None:
+    """Set the flag of every member that says: encrypted."""
+    raw = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = raw.find(mark)
+        while at >= 0:
+            raw[at + flags] |= 1
+            at = raw.find(mark, at + 4)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("spoilt", ["header", "locked", "sample"])
+def test_an_eval_file_that_unpacks_to_too_much_or_not_at_all_is_told(
+    tmp_path: Path, spoilt: str
+) -> None:
+    """Somebody else's zip must neither fill the memory nor end in a traceback."""
+    path, bomb = tmp_path / "log.eval", " " * (MAX_ROW_BYTES + 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", bomb if spoilt == "header" else "{}")
+        archive.writestr("samples/1.json", bomb if spoilt == "sample" else "{}")
+    if spoilt == "locked":
+        locked(path)
+    if spoilt == "sample":
+        _, skipped = read(INSPECT, path)
+        assert "more than 32 MiB" in skipped[0].problem
+    else:
+        with pytest.raises(DataError, match=r"cannot be unpacked \(.*(32 MiB|encrypted)"):
+            read(INSPECT, path)

@@ -602,6 +602,7 @@ def test_what_a_row_looks_like() -> None:
     assert guess({"system": "s", "messages": [USER, DONE]}) is ANTHROPIC
     junk: list[Any] = [None, 5, "x", [], {}, {"messages": 3}, {"messages": "[x"}, [[]]]
     assert [guess(value) for value in [*junk, {"output": [5]}]] == [None] * 9
+    assert guess({"messages": "[" * 100_000}) is None
 
 
 def test_later_instructions_stay_where_they_stand(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Source: UKGovernmentBEIS/inspect_ai, docs on eval logs; fields of `ChatMessage`,
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from cacherl.core.tools import ErrorClass, ToolSpec
 from cacherl.formats.conversation import Builder, Conversation, call_of
 from cacherl.formats.declarations import specs_of
 from cacherl.formats.format import Format, Reading
-from cacherl.formats.rows import MAX_ROW_BYTES, Row, Unreadable, rows_of, sample_of
+from cacherl.formats.rows import MAX_ROW_BYTES, NO_JSON, Row, Unreadable, rows_of, sample_of
 from cacherl.formats.written_calls import thought_apart
 from cacherl.formats.written_values import a_count, a_list, a_text, an_object, as_text
 
@@ -35,6 +36,14 @@ NAME = "inspect"
 ROWS = "samples"
 
 _ATTACHED = "attachment://"
+_NOT_UNPACKED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # a password is wanted, or a way of packing is not there
+    OSError,
+)
 _MAX_DEPTH = 60
 _ERRORS: Mapping[str, ErrorClass] = {
     "parsing": ErrorClass.VALIDATION,
@@ -66,15 +75,15 @@ def read_file(path: Path, reading: Reading) -> Iterator[Conversation]:
 def _zipped(path: Path, reading: Reading) -> tuple[Any, Iterator[Row]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            header = msgspec.json.decode(archive.read("header.json"))
+            header = msgspec.json.decode(_unpacked(archive, "header.json"))
     except KeyError:
         header = {}  # a log whose run was cut off
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError) as error:
+    except NO_JSON as error:
+        raise DataError(f"{path}: header.json is no JSON ({error}). Fetch it again.") from error
+    except _NOT_UNPACKED as error:
         raise DataError(
             f"{path}: cannot be unpacked ({error}). Write it as .json: `inspect log convert`."
         ) from error
-    except msgspec.DecodeError as error:
-        raise DataError(f"{path}: header.json is no JSON ({error}). Fetch it again.") from error
     return header, _members(path, reading)
 
 
@@ -84,13 +93,19 @@ def _members(path: Path, reading: Reading) -> Iterator[Row]:
             if not (name.startswith("samples/") and name.endswith(".json")):
                 continue
             where = f"{path}: {name}"
-            if archive.getinfo(name).file_size > MAX_ROW_BYTES:
-                reading.skip(where, "", f"a sample of more than {MAX_ROW_BYTES >> 20} MiB")
-                continue
             try:
-                yield Row(where, archive.read(name))
-            except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+                body = _unpacked(archive, name)
+            except _NOT_UNPACKED as error:
                 reading.skip(where, "", f"cannot be unpacked ({error})")
+                continue
+            yield Row(where, body)
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member; the size that it says it has is the most that is unpacked of it."""
+    if archive.getinfo(name).file_size > MAX_ROW_BYTES:
+        raise zipfile.BadZipFile(f"more than {MAX_ROW_BYTES >> 20} MiB")
+    return archive.read(name)
 
 
 def _conversation(row: Row, reading: Reading, about: JsonObject) -> Conversation:

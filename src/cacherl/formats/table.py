@@ -90,6 +90,7 @@ def guess(value: Any) -> Format | None:
             AttributeError,
             ValueError,
             Unreadable,
+            RecursionError,
             msgspec.MsgspecError,
         ):
             continue
