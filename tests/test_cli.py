@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +120,16 @@ def test_a_corrupt_line_is_named_by_file_and_line(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "tasks.jsonl:1" in result.stderr
     assert "$.id" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_disk_is_one_line_too(more: tuple[str, ...]) -> None:
+    """What was done is on file; a traceback on top would look as if it were not."""
+    command = [sys.executable, "-c", "from cacherl.cli import main; main()", "tasks", *more]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: No space left on device.")
+    assert done.stderr.count("\n") == 1

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,17 @@ import msgspec
 
 from cacherl.core.errors import CacheRLError
 
+# A full disk, a folder that is not ours, a machine that gives no more: nothing that a traceback helps with.
+_OF_THE_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
+)
+
 
 class Group(click.Group):
-    """Turns every `CacheRLError` into one line and its exit code; anything else keeps its traceback."""
+    """Turns every `CacheRLError` into one line and its exit code, and so what the machine refuses.
+
+    Anything else keeps its traceback.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -22,11 +34,31 @@ class Group(click.Group):
         except CacheRLError as error:
             click.echo(f"Error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE:
+                raise
+            _let_go_of_output()
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(
+                f"Error: {where}{error.strerror or error}. Make room, or change what is allowed, and "
+                "run the same command again.",
+                err=True,
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted. What was done is kept; run the same command to go on.", err=True
             )
             ctx.exit(130)
+
+
+def _let_go_of_output() -> None:
+    """Where standard output itself is full, let nothing that it still holds fail once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
