@@ -153,7 +153,7 @@ def tau(kind: str, words: str) -> TauSuite:
     domains = [word for word in plain if word not in marks]
     if len(domains) != 1:
         raise RecipeError(
-            f"{kind}:{words}: name one domain and who plays the user, such as `{kind}:airline,user=gpt-4o` or "
+            f"{kind if not words else f'{kind}:{words}'}: name one domain and who plays the user, such as `{kind}:airline,user=gpt-4o` or "
             f"`{kind}:{'telecom,solo' if kind == 'tau2' else 'airline,scripted'}`."
         )
     model = named.pop("user", None)
@@ -186,7 +186,7 @@ def own(
     files = [Path(word) for word in plain if word != "all"]
     if not files or len(files) > 2 or files[0].suffix != ".toml":
         raise RecipeError(
-            f"own:{words}: name your tools.toml and your tasks, such as `own:tools.toml,tasks.jsonl`; `all` "
+            f"{'own' if not words else f'own:{words}'}: name your tools.toml and your tasks, such as `own:tools.toml,tasks.jsonl`; `all` "
             "takes the whole file whatever the split."
         )
     judge = named.pop("judge", None)

@@ -71,7 +71,7 @@ from cacherl.suites.acebench.written import as_milestone, as_python, calls_in
 from cacherl.suites.gold_player import GoldPlayer
 
 ADD = "cacherl suites add acebench --path DIR  # git clone https://github.com/ACEBench/ACEBench"
-PEACEFUL = (MULTI_STEP, *NORMAL, *SPECIAL)
+PEACEFUL = (*NORMAL, *SPECIAL, MULTI_STEP)
 """The categories that need nobody to play a user."""
 
 CONSENT: Mapping[Language, str] = {
@@ -114,7 +114,9 @@ class AceBench:
             raise RecipeError(f"acebench has no language {language!r}. There are: en, zh.")
         check_layout(checkout)
         self._default = (MULTI_TURN,) if user is not None or scripted else PEACEFUL
-        self._categories = tuple(dict.fromkeys(categories)) or self._default
+        # In an order of its own: a name opens the same tasks in the same order.
+        chosen = tuple(name for name in CATEGORIES if name in categories)
+        self._categories = chosen or self._default
         if MULTI_TURN in self._categories and (user is None) is not scripted:
             raise RecipeError(
                 f"{MULTI_TURN} needs somebody to play the user: name a model for it "
@@ -133,7 +135,9 @@ class AceBench:
     def info(self) -> SuiteInfo:
         rows = list(self._rows.values())
         splits = [self._split(row) for row in rows]
-        spoken_by = "" if self._user is None else f", user {self._user.name}"
+        spoken_by = ", scripted user" if self._scripted else ""
+        if self._user is not None:
+            spoken_by = f", user {self._user.name}"
         return SuiteInfo(
             name=self._name,
             title=(

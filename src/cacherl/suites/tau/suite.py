@@ -190,8 +190,9 @@ class TauSuite:
         judged = sum("NL_ASSERTION" in task.basis for task in self._domain.tasks)
         if judged:
             needs.append(f"{judged} tasks ask {self._benchmark}'s own judge model")
-        if self._domain.skipped:
-            needs.append(f"left out: {'; '.join(self._domain.skipped)}")
+        if skipped := self._domain.skipped:
+            more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+            needs.append(f"left out: {'; '.join(skipped[:3])}{more}")
         return ". ".join(needs)
 
     @functools.cached_property
