@@ -53,6 +53,7 @@ EPISODES_PER_S = 64.0
 """512 episodes under way, as a batch endpoint wants them, of eight turns that take a second each."""
 CALLS_EACH = 10
 WARM = 50
+IMPORTS = 2  # the better one counts: what disturbs an import only ever makes it slower
 LIMITS = Limits(max_turns=40, max_turn_tokens=4096, max_context_tokens=65536)
 
 
@@ -369,7 +370,6 @@ def journal_rows(bench: Bench) -> list[Row]:
 
 def import_rows(bench: Bench) -> list[Row]:
     """OpenAI messages: read, converted, imported, and imported with a cache of the answers. On one core."""
-    spawning = multiprocessing.get_context("spawn")
     rows = []
     with bench.folder() as folder:
         path = folder / "rows.jsonl"
@@ -378,27 +378,34 @@ def import_rows(bench: Bench) -> list[Row]:
         bench.facts["import"] = {"bytes": size, "rows": count, "bytes_a_row": round(size / count)}
         say(f"  import: {count:,} rows, {size / 1e6:.0f} MB, {size / count / 1e3:.1f} kB each")
         for stage in STAGES:
-            told = spawning.SimpleQueue()
-            process = spawning.Process(target=staged, args=(stage, str(path), str(folder), told))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise RuntimeError(f"the stage {stage} failed; see its message above")
-            found = told.get()
+            rounds = [_staged(stage, path, folder) for _ in range(IMPORTS)]
+            found = min(rounds, key=lambda each: float(each["s"]))
             if found["rows"] != count:
                 raise AssertionError(f"{stage}: {found['rows']} of {count} rows")
-            rate = size / 1e6 / found["s"]
+            rate, of_cpu = size / 1e6 / found["s"], size / 1e6 / found["cpu_s"]
             rows.append(
                 judged(
                     f"import, {_STAGED[stage]}",
                     f"{rate:.0f} MB/s",
-                    f"{rate / MB_PER_S:.2f} of 50 MB/s; peak {found['peak_mb']:.0f} MB",
+                    f"{of_cpu:.0f} MB a second of CPU; peak {found['peak_mb']:.0f} MB",
                     f"at least {MB_PER_S:.0f} MB/s",
                     rate >= MB_PER_S,
-                    **found,
+                    rounds=rounds,
                 )
             )
     return rows
+
+
+def _staged(stage: str, path: Path, folder: Path) -> dict[str, Any]:
+    spawning = multiprocessing.get_context("spawn")
+    told = spawning.SimpleQueue()
+    process = spawning.Process(target=staged, args=(stage, str(path), str(folder), told))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the stage {stage} failed; see its message above")
+    found: dict[str, Any] = told.get()
+    return found
 
 
 _STAGED = {
