@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from cacherl.suites.bfcl import BfclSuite
 from cacherl.suites.bfcl.cases import CATEGORIES, Case, Cases, read_cases
 from cacherl.suites.bfcl.export import result_of, write_results
 from cacherl.suites.bfcl.suite import MAX_TURNS, gold_messages
+from cacherl.suites.bfcl.wheel import add_wheel
 from cacherl.suites.gold_player import DONE, GoldPlayer
 from tests.suites.bfcl_wheel import needs_wheel, wheel
 
@@ -170,3 +172,31 @@ def test_two_trials_of_a_task_or_a_foreign_task_are_refused(tmp_path: Path) -> N
     with pytest.raises(DataError, match="'desk-1' is no task of BFCL"):
         write_results(tmp_path, cases(), [foreign])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exports_an_evaluation_and_says_what_to_run_next(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    """The cross-check is two commands: ours, and theirs where their package is installed."""
+    add_wheel(wheel())
+    run, out = str(tmp_path / "run"), str(tmp_path / "official")
+
+    def cacherl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cacherl.cli", *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CACHERL_HOME": str(data_folder)},
+            check=False,
+        )
+
+    played = cacherl("eval", "oracle", "--suite", "bfcl:base", "--limit", "5", "--out", run)
+    exported = cacherl("suites", "export", run, "--out", out)
+    absent = cacherl("suites", "export", run, "--out", out, "--trial", "3")
+
+    assert played.returncode == 0, played.stderr
+    assert exported.stdout.startswith(f"5 episodes into {out}; 5 of them passed here.")
+    assert "--test-category multi_turn_base --partial-eval" in exported.stdout
+    (file,) = Path(out).rglob("*.json")
+    assert len(file.read_text().splitlines()) == 5
+    assert "holds no episode of trial 3" in absent.stderr

@@ -81,7 +81,7 @@ def list_command(json_out: bool) -> None:
         table.add_row(*map(escape, (*cells, info.user.value, info.licence, info.title)))
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
     for name, said in absent.items():
-        click.echo(f"{name}: {said}")
+        click.echo(f"{name}: {said.removeprefix(f'{name}: ')}")
     click.echo("Next: cacherl suites show NAME, for its floor and ceiling.")
 
 

@@ -88,9 +88,9 @@ class DeskSuite:
 
 
 def _sources_digest(world: World) -> str:
-    """Return a digest of the code that makes the world's tasks: equal code, equal tasks."""
+    """Return a digest of how many tasks there are and of the code that makes them."""
     folder = Path(inspect.getfile(type(world))).parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(sorted(SIZES.items())).encode())
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
