@@ -326,6 +326,25 @@ async def test_a_refusal_is_one_line_with_url_reason_and_fix(
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("room", [0, 110, 128, 150])
+async def test_a_key_that_the_server_repeats_is_in_no_message(
+    endpoint: Endpoint, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message goes into the trajectory, and that is published; a part of the key is too much."""
+    key = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
+    monkeypatch.setenv("REPEATED_KEY", key)
+    words = f"{'.' * room} no such key: {key}"
+    endpoint.script.append((401, {"error": {"message": words}}))
+    model = chat(endpoint.url, retries=0, api_key_env="REPEATED_KEY")
+
+    with pytest.raises(ModelError) as caught:
+        await model.start(TASK, limits=LIMITS, seed=0).reply(OPENING)
+    await model.aclose()
+
+    assert "refused with 401" in str(caught.value)
+    assert key[:8] not in str(caught.value)
+
+
 async def test_an_unreachable_server_is_one_line() -> None:
     """The commonest mistake of all: the local server is not running."""
     with socket.socket() as free:

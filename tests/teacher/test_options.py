@@ -40,6 +40,14 @@ def test_what_names_no_model_is_told_with_examples(name: str) -> None:
         Endpoint.parse(name)
 
 
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    """The name stands in every trajectory that the model makes."""
+    with pytest.raises(RecipeError, match="OPENAI_API_KEY") as caught:
+        Endpoint.parse("openai:m@https://me:hunter2@models.example/v1")
+
+    assert "hunter2" not in str(caught.value)
+
+
 def test_folders_and_hub_names_are_no_endpoints() -> None:
     """A checkpoint must not be sent to a provider."""
     for name in ("models/tiny", "Qwen/Qwen3-4B", "expert", "./runs/a", "desk"):

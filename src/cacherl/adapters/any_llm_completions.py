@@ -320,9 +320,9 @@ class AnyLLMCompletions:
         return str(url).rstrip("/") if url is not None else self.name
 
     def _scrubbed(self, text: str) -> str:
-        line = _one_line(text)
         key = os.environ.get(self._api_key_env)
-        return line.replace(key, "***") if key else line
+        # Before it is cut short: half a key is half a secret.
+        return _one_line(text.replace(key, "***") if key else text)
 
     def _no_client(self) -> Exception:
         missing = MissingExtraError(f"any-llm-sdk[{self._endpoint.provider}]", "teacher")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cacherl.core.errors import RecipeError
 from cacherl.core.records import JsonObject, Record
@@ -78,7 +79,7 @@ class Endpoint:
         The URL is told from a model's own `@` (as in `claude-sonnet-4-5@20250929`) by its scheme.
 
         Raises:
-            RecipeError: no provider or no model in it.
+            RecipeError: no provider or no model in it, or a password.
         """
         provider, colon, rest = name.partition(":")
         for scheme in ("@http://", "@https://"):
@@ -93,5 +94,11 @@ class Endpoint:
                 f"{name!r} names no model. Write PROVIDER:MODEL or PROVIDER:MODEL@URL, such as "
                 "openai:gpt-5, anthropic:claude-sonnet-4-5, deepseek:deepseek-chat or "
                 "openai:my-model@http://127.0.0.1:8000/v1."
+            )
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise RecipeError(
+                f"the address of {provider}:{model} holds a user or a password, and the name of the model "
+                "is written into everything it makes. Leave them out of the URL, and put the key into the "
+                "provider's variable (OPENAI_API_KEY)."
             )
         return cls(provider=provider, model=model, url=url)
