@@ -13,12 +13,12 @@ from cacherl.core.tasks import Split
 from cacherl.core.tools import UNDECLARED, ErrorClass, Source, Tier
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.formats.anthropic_messages import ANTHROPIC
-from cacherl.formats.format import Reading
+from cacherl.formats.format import Format, Reading
 from cacherl.formats.openai_messages import OPENAI, TRL, read_openai
 from cacherl.formats.openai_responses import RESPONSES
 from cacherl.formats.rows import Row
 from cacherl.formats.table import guess
-from tests.formats.reading import calls_of, made, read_one, read_rows, said, skipped_of
+from tests.formats.reading import calls_of, made, read, read_one, read_rows, said, skipped_of
 
 WEATHER = {
     "type": "function",
@@ -406,6 +406,21 @@ def test_a_row_that_cannot_be_read_is_named_by_field(
     assert skipped.where.endswith("rows.jsonl:1")
     assert skipped.field == field
     assert problem in skipped.problem
+
+
+@pytest.mark.parametrize("spoilt", [b'"\x81"', b"[" * 100_000 + b"]" * 100_000])
+@pytest.mark.parametrize("kind", [OPENAI, ANTHROPIC])
+def test_tools_of_broken_bytes_or_without_end_are_reported(
+    tmp_path: Path, kind: Format, spoilt: bytes
+) -> None:
+    """They are walked over with the row and read only later."""
+    path = tmp_path / "rows.jsonl"
+    row = json.dumps({"messages": [USER, DONE], "tools": "HERE"}).encode()
+    path.write_bytes(row.replace(b'"HERE"', spoilt) + b"\n")
+    found, skipped = read(kind, path)
+
+    assert found == []
+    assert len(skipped) == 1
 
 
 def test_no_row_whatever_it_holds_breaks_the_reader(tmp_path: Path) -> None:

@@ -333,7 +333,10 @@ def declared_tools(said: bytes) -> tuple[ToolSpec, ...]:
 
 
 def _declared(said: bytes) -> tuple[ToolSpec, ...]:
-    value = msgspec.json.decode(said)
+    try:
+        value = msgspec.json.decode(said)
+    except NO_JSON as error:  # the row was walked over here, not read
+        raise Unreadable("tools", f"no JSON ({error})") from error
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = msgspec.json.decode(value)
