@@ -124,6 +124,25 @@ def test_a_larger_file_takes_no_more_memory(
     assert peaks[1] - peaks[0] < (counts[1] - counts[0]) * ROW // 3, peaks
 
 
+def test_a_file_that_unpacks_to_far_more_is_unpacked_bit_by_bit(tmp_path: Path) -> None:
+    """Somebody else's file of 20 KB may hold one line of half a gigabyte: it is left out unread."""
+    zstandard = pytest.importorskip("zstandard")
+    plain = written(tmp_path / "plain.jsonl", 1)
+    _, usual = run(_IMPORT, plain, tmp_path / "plain", "no cache")
+    path, packer = tmp_path / "bomb.jsonl.zst", zstandard.ZstdCompressor().compressobj()
+    with path.open("wb") as file:
+        file.write(packer.compress(plain.read_bytes()))
+        for _ in range(32):
+            file.write(packer.compress(b"x" * (16 << 20)))
+        file.write(packer.flush())
+
+    found, peak = run(_IMPORT, path, tmp_path / "bomb", "no cache")
+
+    assert path.stat().st_size < 200_000
+    assert found == 1
+    assert peak - usual < 160 << 10, (peak, usual)  # KiB: a few times the longest row
+
+
 def test_an_export_holds_no_more_than_a_batch(tmp_path: Path) -> None:
     """The same on the way out, tasks with their tools included."""
     peaks = []
