@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacherl.core.completions import CompletionReply, CompletionRequest
+from cacherl.core.completions import CompletionReply, CompletionRequest, Completions
 from cacherl.core.errors import BudgetError, RecipeError
 from cacherl.teacher.budget import Budget, Caps, Verdict, verdict
 from cacherl.teacher.failure import EndpointError, Failure
@@ -119,6 +119,46 @@ def test_no_cap_is_overshot_by_requests_at_once(
         asyncio.run(run(Path(name), caps, 1000))  # the history counts, not the run alone
     assert bank.tokens <= cap_tokens
     assert bank.dollars <= cap_dollars + 1e-9
+
+
+class Later:
+    """`Completions` behind a queue: what is let in is sent a little later."""
+
+    def __init__(self, inner: Completions) -> None:
+        self._inner = inner
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    async def complete(self, asked: CompletionRequest) -> CompletionReply:
+        await asyncio.sleep(0.01)
+        return await self._inner.complete(asked)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@pytest.mark.parametrize("cap", ["tokens", "dollars"])
+async def test_what_waits_for_its_turn_behind_the_budget_counts(tmp_path: Path, cap: str) -> None:
+    """With a rate limit many are let in before the first is sent; each has its room all the same."""
+    most = prompt_bound(request("0", max_tokens=50)), 50
+    caps = {
+        "tokens": Caps(tokens=2 * sum(most)),
+        "dollars": Caps(dollars=2.5 * (most[0] * 1.0 + most[1] * 10.0) / 1e6),
+    }[cap]
+    told = Told(lambda asked, number: reply(prompt=most[0], completion=most[1]))
+    book = Book.open(tmp_path)
+    tally = Tally(PRICES)
+    book.follow(tally)
+    stack = Journal(Budget(Later(Pace(told, book)), book, tally, caps), book, on_close=book.close)
+
+    asked = (stack.complete(request(f"{number}", max_tokens=50)) for number in range(5))
+    came = await asyncio.gather(*asked, return_exceptions=True)
+    await stack.aclose()
+
+    assert [type(each) for each in came] == [CompletionReply] * 2 + [BudgetError] * 3
+    assert len(told.asked) == 2
 
 
 async def test_a_spent_budget_says_what_was_spent_and_how_to_go_on(tmp_path: Path) -> None:

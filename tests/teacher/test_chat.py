@@ -208,7 +208,11 @@ async def test_a_busy_server_is_asked_again(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
-    [('{"city": "Nice"', "not valid JSON"), ('["Nice"]', "not a JSON object")],
+    [
+        ('{"city": "Nice"', "not valid JSON"),
+        ('["Nice"]', "not a JSON object"),
+        (r'{"city": "Ni\ud83d"}', "half a character"),
+    ],
 )
 async def test_a_call_that_does_not_parse_is_a_malformed_call(
     endpoint: Endpoint, arguments: str, problem: str
