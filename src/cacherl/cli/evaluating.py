@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 import msgspec
@@ -19,12 +20,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
+from cacherl.cli.evaluated import (
+    plain,
+    tell_comparison,
+    tell_failed,
+    tell_rescored,
+    tell_row,
+    tell_summary,
+)
 from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.models import ChatModel, Limits
@@ -35,13 +44,9 @@ from cacherl.render import Template
 
 if TYPE_CHECKING:
     from cacherl.cache.lookup.tool_cache import ToolCache
-    from cacherl.evaluate.compare import Compared, ComparedRuns, TaskGain
-    from cacherl.evaluate.explain import Explanation, Line
     from cacherl.evaluate.folder import EvalFolder, Manifest
-    from cacherl.evaluate.rescore import Rescored
-    from cacherl.evaluate.results import Outage, Result
     from cacherl.evaluate.run import OpenTrial, Played
-    from cacherl.evaluate.summary import Figure, Summary
+    from cacherl.evaluate.summary import Summary
     from cacherl.teacher.chat import EndpointChat
     from cacherl.teacher.options import TeacherOptions
 
@@ -51,9 +56,20 @@ _AT_ONCE = {"endpoint": 8, "local": 128, "scripted": 32}
 _DESK_TASKS = 100
 """Of the desk, which makes as many as one wants."""
 _LOG_EVERY_S = 10.0
-_SHOWN = 10
-_WIDTH = 160
-"""Of a table that goes into a pipe or a file."""
+
+
+class _Default(click.Command):
+    """A command that stands where its group stands: no word of its own in its usage."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        above = None if parent is None else parent.parent
+        return super().make_context(self.name, args, parent=above, **extra)
 
 
 class _WithDefault(Group):
@@ -78,7 +94,7 @@ class _WithDefault(Group):
 # ---- eval --------------------------------------------------------------------------------------
 
 
-@click.command("eval")
+@click.command("eval", cls=_Default)
 @click.argument("model")
 @click.option(
     "--suite",
@@ -303,7 +319,7 @@ def _evaluate(wanted: _Wanted) -> None:
     if wanted.json_out:
         click.echo(as_json(_figures(job, summary, ended[wanted.tools])))
     else:
-        _tell(job.folder, summary, ended[wanted.tools])
+        tell_summary(job.folder, summary, ended[wanted.tools])
     _raise_stop(ended[wanted.tools])
 
 
@@ -367,95 +383,47 @@ def _cache_digest(path: Path) -> str:
 
 async def _play(job: _Job, folders: dict[str, EvalFolder], root: Path) -> dict[str, Played]:
     """Play the job on each kind of tools, into its folder. The model and its journal are common to all."""
-    from cacherl.core.jsonl import write_jsonl
-    from cacherl.evaluate.bounds import bounds_of
-    from cacherl.evaluate.folder import EvalFolder, begin
-    from cacherl.evaluate.provenance import made_now
-    from cacherl.evaluate.results import on_file, task_digest
-    from cacherl.evaluate.run import run_samples, still_to_play
+    from cacherl.evaluate.folder import EvalFolder
+    from cacherl.evaluate.into_folder import evaluate_into
     from cacherl.suites.installed import data_home
     from cacherl.suites.nothing import nothing
 
-    wanted = job.wanted
-    manifests = {
-        tools: begin(
-            folder,
-            msgspec.structs.replace(
-                job.manifest, plan=msgspec.structs.replace(job.manifest.plan, tools=tools)
-            ),
-            job.tasks,
-        )
-        for tools, folder in folders.items()
-    }
-    digests = {task.id: task_digest(task) for task in job.tasks}
-    left = {
-        tools: len(still_to_play(job.tasks, wanted.trials, on_file(folder.results, digests)))
-        for tools, folder in folders.items()
-    }
-    model, paid = _player(job, root) if any(left.values()) else (None, None)
     ended: dict[str, Played] = {}
-    try:
-        with _screen(wanted, paid) as told:
-            bounds = await bounds_of(
-                job.suite,
-                job.tasks,
-                nothing(),
-                limits=job.limits,
-                keep=data_home() / "bounds",
-                unplayable=_unplayable(job.suite),
-                on_progress=lambda done, total: told("floor and ceiling", done, total),
-            )
+    async with contextlib.AsyncExitStack() as open_parts:
+        told = open_parts.enter_context(_screen(job.wanted))
+        paid: EndpointChat | None = None
+
+        @functools.cache
+        def player() -> ChatModel:
+            nonlocal paid
+            model, paid = _player(job, root)
+            told.spent_by(paid)
+            return model
+
+        try:
             for tools, folder in folders.items():
-                write_jsonl(folder.bounds, bounds)
-                total = len(job.tasks) * wanted.trials
-                done = total - left[tools]
-                label = wanted.model if len(folders) == 1 else f"{wanted.model}, {tools}"
-
-                def on_row(row: Result | Outage, label: str = label, total: int = total) -> None:
-                    nonlocal done
-                    done += 1
-                    told(label, done, total)
-
-                started, at = time.perf_counter(), datetime.now(UTC)
-                before = done
-                try:
-                    if model is None:
-                        ended[tools] = _nothing_to_do(total)
-                    else:
-                        with _opened(job, tools) as open_tools:
-                            ended[tools] = await run_samples(
-                                model,
-                                job.suite,
-                                job.tasks,
-                                open_tools,
-                                folder.results,
-                                limits=job.limits,
-                                seed=wanted.seed,
-                                trials=wanted.trials,
-                                concurrency=wanted.at_once,
-                                on_row=on_row,
-                            )
-                finally:
-                    if done > before:
-                        wall_s = time.perf_counter() - started
-                        made = made_now(at, played=done - before, wall_s=wall_s)
-                        runs = (*manifests[tools].runs, made)
-                        folder.write(
-                            folder.manifest, msgspec.structs.replace(manifests[tools], runs=runs)
-                        )
+                plan = msgspec.structs.replace(job.manifest.plan, tools=tools)
+                ended[tools] = await evaluate_into(
+                    folder,
+                    msgspec.structs.replace(job.manifest, plan=plan),
+                    job.suite,
+                    job.tasks,
+                    player,
+                    open_parts.enter_context(_opened(job, tools)),
+                    nothing(),
+                    limits=job.limits,
+                    concurrency=job.wanted.at_once,
+                    keep_bounds=data_home() / "bounds",
+                    unplayable=_unplayable(job.suite),
+                    on_progress=told,
+                )
                 if ended[tools].stopped is not None:
                     break
-    finally:
-        if paid is not None:
-            paid.ledger().write(EvalFolder(root).ledger)
-            await paid.aclose()
+        finally:
+            if paid is not None:
+                paid.ledger().write(EvalFolder(root).ledger)
+                await paid.aclose()
     return ended
-
-
-def _nothing_to_do(total: int) -> Played:
-    from cacherl.evaluate.run import Played
-
-    return Played(resumed=total, scored=0, outages=(), left=0, wall_s=0.0)
 
 
 def _player(job: _Job, root: Path) -> tuple[ChatModel, EndpointChat | None]:
@@ -518,13 +486,13 @@ def _shadow(job: _Job) -> None:
     for tools, played in ended.items():
         summary = _concluded(folders[tools], job.wanted, played)
         if not job.wanted.json_out:
-            _tell(folders[tools], summary, played)
+            tell_summary(folders[tools], summary, played)
         _raise_stop(played)
     compared = compare_folders(folders["cached"], folders["live"])
     if job.wanted.json_out:
         click.echo(as_json(compared))
     else:
-        _tell_comparison(compared)
+        tell_comparison(compared)
 
 
 def _concluded(folder: EvalFolder, wanted: _Wanted, played: Played) -> Summary:
@@ -559,39 +527,22 @@ def _raise_stop(played: Played) -> None:
 # ---- what is shown -----------------------------------------------------------------------------
 
 
+class _Screen(Protocol):
+    """Where a run tells how far it is, on standard error."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+    def spent_by(self, paid: EndpointChat | None) -> None:
+        """Show what this model costs from now on."""
+        ...
+
+
 @contextlib.contextmanager
-def _screen(
-    wanted: _Wanted, paid: EndpointChat | None
-) -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far it is on standard error: a bar, a line every ten seconds in a log, or JSON lines."""
-    console = Console(stderr=True, highlight=False)
-    told_at = time.monotonic()
-
-    def is_due(every_s: float, *, last: bool) -> bool:
-        nonlocal told_at
-        if not last and time.monotonic() - told_at < every_s:
-            return False
-        told_at = time.monotonic()
-        return True
-
-    def spent() -> str:
-        if paid is None:
-            return ""
-        total = paid.ledger().total
-        said = "price unknown" if total.dollars is None else f"${total.dollars:.2f}"
-        said += f" of ${wanted.budget_usd:g}" if wanted.budget_usd else ""
-        return ", ".join([said, *(f"{kind} {count}" for kind, count in total.failures.items())])
-
+def _screen(wanted: _Wanted) -> Iterator[_Screen]:
     if wanted.json_out:
-
-        def as_line(what: str, done: int, total: int) -> None:
-            if is_due(1.0, last=done == total):
-                dollars = None if paid is None else paid.ledger().total.dollars
-                said = {"what": what, "done": done, "total": total, "dollars": dollars}
-                click.echo(msgspec.json.encode(said).decode(), err=True)
-
-        yield as_line
+        yield _Lines()
         return
+    console = Console(stderr=True, highlight=False)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -602,24 +553,73 @@ def _screen(
         TextColumn("{task.fields[facts]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bars:
-        ids: dict[str, Any] = {}
-
-        def on_bar(what: str, done: int, total: int) -> None:
-            if what not in ids:
-                ids[what] = bars.add_task(escape(_plain(what)), total=total, facts="")
-            if console.is_terminal:
-                if is_due(0.2, last=done == total):
-                    bars.update(ids[what], completed=done, facts=escape(spent()))
-            elif is_due(_LOG_EVERY_S, last=False):
-                click.echo(f"  {_plain(what)} {done}/{total} {spent()}".rstrip(), err=True)
-
-        yield on_bar
+        yield _Bar(bars, console, wanted.budget_usd)
 
 
-def _plain(text: str) -> str:
-    """Return the text without what would move the cursor: names and words of tools and models are data."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+class _Due:
+    """Says when it is time to say something again."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def __call__(self, *, last: bool) -> bool:
+        if not last and time.monotonic() - self._last < self._every_s:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+class _Lines:
+    """For machines: one JSON object a line, one a second at most."""
+
+    def __init__(self) -> None:
+        self._due = _Due(1.0)
+        self._paid: EndpointChat | None = None
+
+    def spent_by(self, paid: EndpointChat | None) -> None:
+        self._paid = paid
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._due(last=done == total):
+            dollars = None if self._paid is None else self._paid.ledger().total.dollars
+            said = {"what": what, "done": done, "total": total, "dollars": dollars}
+            click.echo(msgspec.json.encode(said).decode(), err=True)
+
+
+class _Bar:
+    """For a person: one bar a piece of work; in a log file a line every ten seconds."""
+
+    def __init__(self, bars: Progress, console: Console, budget: float | None) -> None:
+        self._bars, self._console, self._budget = bars, console, budget
+        self._due = _Due(0.2 if console.is_terminal else _LOG_EVERY_S)
+        self._ids: dict[str, TaskID] = {}
+        self._paid: EndpointChat | None = None
+
+    def spent_by(self, paid: EndpointChat | None) -> None:
+        self._paid = paid
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._ids:
+            # What earlier runs did says nothing about how fast this one is.
+            self._ids[what] = self._bars.add_task(
+                escape(plain(what)), total=total, completed=done, facts=""
+            )
+        if self._console.is_terminal:
+            if self._due(last=done == total):
+                self._bars.update(self._ids[what], completed=done, facts=escape(self._spent()))
+        elif self._due(last=False):
+            click.echo(f"  {plain(what)} {done}/{total} {self._spent()}".rstrip(), err=True)
+
+    def _spent(self) -> str:
+        if self._paid is None:
+            return ""
+        total = self._paid.ledger().total
+        said = "price unknown" if total.dollars is None else f"${total.dollars:.2f}"
+        said += f" of ${self._budget:g}" if self._budget else ""
+        return ", ".join([said, *(f"{kind} {count}" for kind, count in total.failures.items())])
 
 
 def _tell_plan(job: _Job) -> None:
@@ -723,117 +723,6 @@ def _scored_by_gold(job: _Job) -> Any:
     return summarise(rows, seed=job.wanted.seed) if rows else None
 
 
-def _tell(folder: EvalFolder, summary: Summary, played: Played) -> None:
-    plan = summary.manifest.plan
-    trials = summary.manifest.trials
-    click.echo(
-        _plain(
-            f"{plan.model} on {plan.suite}/{plan.split.value}, {plan.tools} tools, seed {plan.seed}: "
-            f"{summary.n} tasks ({summary.distinct_questions} distinct questions), "
-            f"{trials} trial{'s' if trials > 1 else ''} each; {played.scored} episodes played, "
-            f"{played.resumed} were on file"
-        )
-    )
-    _print_figures(summary)
-    _print_groups(summary)
-    for name, count in (("Calls", summary.call_tiers), ("Ended", summary.stops)):
-        if count:
-            click.echo(f"{name}: {_counts(count)}")
-    if summary.failed:
-        kinds = {each.kind: each.rows for each in summary.failures}
-        kinds |= {"not placed": summary.unplaced} if summary.unplaced else {}
-        click.echo(f"{summary.failed} of {summary.rows} rows failed: {_counts(kinds)}")
-    if summary.costs.completion_tokens.most:
-        click.echo(_cost_line(summary))
-    click.echo(summary.power)
-    for note in summary.notes:
-        click.echo(f"! {note}")
-    if summary.not_scored:
-        why = _counts(summary.outages) if summary.outages else "not played yet"
-        first = f" ({_plain(played.outages[0].error)})" if played.outages else ""
-        click.echo(
-            f"! {summary.not_scored} not scored, {why}: never counted, and played by the same command{first}"
-        )
-    click.echo(f"Page: {folder.page.resolve()}" if folder.page.exists() else f"In: {folder.root}")
-    example_ = next((each.examples[0] for each in summary.failures if each.examples), None)
-    if example_ is not None:
-        click.echo(f"Next: cacherl eval show {folder.root} {example_[0]}")
-
-
-def _print(table: Table) -> None:
-    """Print a table. A pipe has no width of its own; on a narrow screen names give way, never figures."""
-    for column in table.columns[1:]:
-        column.no_wrap = True
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    console.print(table)
-
-
-def _print_figures(summary: Summary) -> None:
-    table = Table("", "value", "95 %", "n", "doing nothing", "gold", box=None)
-    for figure in _headline(summary):
-        table.add_row(*_cells(figure.metric, figure))
-    _print(table)
-
-
-def _headline(summary: Summary) -> list[Figure]:
-    from cacherl.evaluate.scoring import MAIN
-
-    shown = [
-        figure
-        for figure in summary.figures
-        if figure.metric in MAIN or figure.metric.startswith("check.")
-    ]
-    return [*shown, *(each for point in summary.attempts for each in (point.at, point.hat))]
-
-
-def _cells(name: str, figure: Figure) -> tuple[str, ...]:
-    """Return a figure as a row of a table: never without n, interval, floor and ceiling."""
-    from cacherl.evaluate.summary import bound_text
-
-    measured = figure.measured
-    return (
-        escape(_plain(name.replace("_", " "))),
-        f"{measured.value:.3f}",
-        f"{measured.low:.3f} to {measured.high:.3f}",
-        str(measured.n),
-        bound_text(figure.floor),
-        bound_text(figure.ceiling),
-    )
-
-
-def _print_groups(summary: Summary) -> None:
-    for field, groups in summary.groups.items():
-        table = Table(field, "success", "95 %", "n", "doing nothing", "gold", box=None)
-        for group in groups[: 3 * _SHOWN]:
-            table.add_row(*_cells(group.name, group.figures[0]))
-        _print(table)
-        if len(groups) > 3 * _SHOWN:
-            click.echo(f"... and {len(groups) - 3 * _SHOWN} more in summary.json")
-
-
-def _cost_line(summary: Summary) -> str:
-    costs = summary.costs
-    said = (
-        f"Cost: {costs.prompt_tokens.mean:,.0f} tokens read and {costs.completion_tokens.mean:,.0f} written "
-        f"an episode, {costs.model_s.mean:.2f} s of the model (95 of 100 within {costs.model_s.p95:.2f} s)"
-    )
-    if costs.dollars is not None:
-        said += f"; ${costs.dollars:.4f} in all"
-        if costs.dollars_per_success is not None:
-            said += f", ${costs.dollars_per_success.value:.4f} a success"
-    elif summary.paid_dollars is not None:
-        said += f"; ${summary.paid_dollars:.4f} paid"
-    return said
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return _plain(
-        ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
-    )
-
-
 # ---- eval show ---------------------------------------------------------------------------------
 
 
@@ -857,7 +746,7 @@ def show_command(
     folder = EvalFolder(run)
     if task is None:
         folder.read_manifest()
-        _list_failed(folder, list(failed_rows(folder)), json_out=json_out)
+        tell_failed(folder, list(failed_rows(folder)), json_out=json_out)
         return
     found = find_row(folder, task, trial)
     if json_out:
@@ -870,85 +759,7 @@ def show_command(
         }
         click.echo(as_json(said))
         return
-    _tell_row(found, thinking=thinking)
-
-
-def _list_failed(folder: EvalFolder, failed: Sequence[Result], *, json_out: bool) -> None:
-    from cacherl.evaluate.explain import first_fault
-
-    if json_out:
-        click.echo(
-            as_json(
-                [
-                    {
-                        "task_id": row.task_id,
-                        "trial": row.trial,
-                        "kinds": row.kinds,
-                        "fault": first_fault(row.verdict),
-                    }
-                    for row in failed
-                ]
-            )
-        )
-        return
-    if not failed:
-        click.echo("No row failed.")
-        return
-    table = Table("task", "trial", "how", "what the checker missed", box=None)
-    for row in failed:
-        fault = first_fault(row.verdict)
-        how = ", ".join(row.kinds).replace("_", " ") or row.trajectory.stop.value
-        said = f"{fault.name}: {fault.said}" if fault else ""
-        table.add_row(
-            escape(_plain(row.task_id)), str(row.trial), escape(_plain(how)), escape(_plain(said))
-        )
-    _print(table)
-    click.echo(f"Next: cacherl eval show {folder.root} {failed[0].task_id}")
-
-
-_MARKS = {True: "[green]right[/] ", False: "[red]wrong[/] ", None: ""}
-
-
-def _tell_row(found: Explanation, *, thinking: bool) -> None:
-    console = Console(highlight=False)
-    task, row = found.task, found.result
-    verdict = "[green]succeeded[/]" if row.verdict.success else "[red]failed[/]"
-    console.print(
-        f"[bold]{escape(_plain(task.id))}[/], trial {row.trial}: {verdict}, "
-        f"{escape(_plain(task.family))}, {escape(_plain(task.language))}, ended with {row.trajectory.stop.value}"
-    )
-    for check in row.verdict.checks:
-        said = f" {check.said}" if check.said else ""
-        mark = "[green]+[/]" if check.score >= 1 else "[red]-[/]" if check.decides else "."
-        console.print(f"  {mark} {escape(_plain(f'{check.name} {check.score:.3g}{said}'))}")
-    if row.kinds:
-        console.print(f"  how: {escape(_plain(', '.join(row.kinds).replace('_', ' ')))}")
-    for name, value in row.metrics.items():
-        if name != "success" and not name.startswith("check."):
-            console.print(f"  {escape(name.replace('_', ' '))} {value:.3f}")
-    console.print()
-    for line in found.lines:
-        if line.role != "thinking" or thinking:
-            console.print(_said(line), soft_wrap=True)
-    if found.expected:
-        console.print("\n[bold]The solution's calls[/]")
-        for call in found.expected:
-            console.print(f"  {escape(_plain(call))}", soft_wrap=True)
-
-
-def _said(line: Line) -> str:
-    text = escape(_plain(line.text))
-    match line.role:
-        case "call":
-            return f"  -> {_MARKS[line.right]}{text}"
-        case "tool":
-            tier = line.tier + ("" if line.fidelity is None else f" {line.fidelity:.2f}")
-            shown = f"  <- [dim]{escape(tier)}[/] {text}"
-            return f"[red]{shown}[/]" if line.is_error else shown
-        case "thinking":
-            return f"[dim italic]{text}[/]"
-        case _:
-            return f"[bold]{line.role}:[/] {text}"
+    tell_row(found, thinking=thinking)
 
 
 # ---- compare -----------------------------------------------------------------------------------
@@ -977,82 +788,9 @@ def compare_command(a: Path, b: Path, seed: int, out: Path | None, json_out: boo
     if json_out:
         click.echo(as_json(compared))
         return
-    _tell_comparison(compared)
+    tell_comparison(compared)
     if out is not None:
         click.echo(f"Page: {out.resolve()}")
-
-
-def _tell_comparison(compared: ComparedRuns) -> None:
-    from cacherl.evaluate.compare import verdict_text
-
-    click.echo(
-        _plain(
-            f"A {compared.models[0]} ({compared.a})\nB {compared.models[1]} ({compared.b})\n"
-            f"{compared.suite}/{compared.split}, {compared.n} tasks that both have"
-        )
-    )
-    if any(compared.left_out):
-        click.echo(
-            f"! left out: {compared.left_out[0]} tasks of A and {compared.left_out[1]} of B, which only one has"
-        )
-    for each in compared.differs:
-        click.echo(
-            f"! they differ: {_plain(each.replace(' there', ' in A').replace(' now', ' in B'))}"
-        )
-    table = Table("", *_GAIN, box=None)
-    for one in compared.metrics:
-        if one.metric in ("success", "process_accuracy", "end_to_end") or one.metric.startswith(
-            "check."
-        ):
-            table.add_row(*_gain_cells(one.metric, one))
-    _print(table)
-    click.echo(
-        f"Success: {verdict_text(compared.metrics[0])} ({compared.metrics[0].comparison.test})."
-    )
-    for field, groups in compared.groups.items():
-        table = Table(field, *_GAIN, box=None)
-        for group in groups[: 3 * _SHOWN]:
-            table.add_row(*_gain_cells(group.name, group.success))
-        _print(table)
-    click.echo(
-        f"By success: B won {len(compared.won)} tasks, lost {len(compared.lost)}, {compared.tied} tied"
-    )
-    for word, gains, side in (("won", compared.won, 1), ("lost", compared.lost, 0)):
-        _name_tasks(word, gains, compared, side)
-    click.echo(compared.power)
-
-
-_GAIN = ("A", "B", "B - A", "95 %", "p", "corrected", "n", "nothing", "gold")
-
-
-def _gain_cells(name: str, one: Compared) -> tuple[str, ...]:
-    from cacherl.evaluate.compare import p_text
-    from cacherl.evaluate.summary import bound_text
-
-    c = one.comparison
-    return (
-        escape(_plain(name.replace("_", " "))),
-        f"{c.a:.3f}",
-        f"{c.b:.3f}",
-        f"{c.difference:+.3f}",
-        f"{c.low:+.3f} to {c.high:+.3f}",
-        p_text(c.p_value),
-        p_text(one.corrected_p),
-        str(c.n),
-        bound_text(one.floor),
-        bound_text(one.ceiling),
-    )
-
-
-def _name_tasks(word: str, gains: Sequence[TaskGain], compared: ComparedRuns, side: int) -> None:
-    if not gains:
-        return
-    names = ", ".join(gain.task_id for gain in gains[:_SHOWN])
-    more = f" and {len(gains) - _SHOWN} more" if len(gains) > _SHOWN else ""
-    click.echo(f"  {word}: {_plain(names)}{more}")
-    # The run that failed is the one to look at.
-    folder = compared.a if side else compared.b
-    click.echo(f"  Next: cacherl eval show {folder} {gains[0].task_id}")
 
 
 # ---- rescore -----------------------------------------------------------------------------------
@@ -1081,31 +819,7 @@ def rescore_command(run: Path, dry_run: bool, json_out: bool) -> None:
     if json_out:
         click.echo(as_json(found))
         return
-    _tell_rescored(found, dry_run=dry_run)
-
-
-def _tell_rescored(found: Rescored, *, dry_run: bool) -> None:
-    would = "would change" if dry_run else "changed"
-    click.echo(
-        f"{found.rows} rows scored again: {len(found.changed)} {would}; {found.won} failures are successes "
-        f"now, {found.lost} successes are failures"
-    )
-    if found.pin[0] != found.pin[1]:
-        click.echo(f"! the suite changed: {_plain(found.pin[0])} then, {_plain(found.pin[1])} now")
-    for one in found.changed[:_SHOWN]:
-        said = ", ".join(
-            f"{name} {_number(before)} to {_number(now)}"
-            for name, (before, now) in one.metrics.items()
-        )
-        click.echo(
-            f"  {_plain(one.task_id)}, trial {one.trial}: {_plain(said) or 'what is said of it'}"
-        )
-    if len(found.changed) > _SHOWN:
-        click.echo(f"  ... and {len(found.changed) - _SHOWN} more (--json)")
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    tell_rescored(found, dry_run=dry_run)
 
 
 COMMANDS: tuple[click.Command, ...] = (eval_group, compare_command, rescore_command)

@@ -131,14 +131,14 @@ def comparison_text(one: Compared) -> str:
     c = one.comparison
     return (
         f"{c.a:.3f} to {c.b:.3f}: {c.difference:+.3f} (95 % {c.low:+.3f} to {c.high:+.3f}, "
-        f"p = {p_text(c.p_value)}, n = {c.n}; doing nothing {bound_text(one.floor)}, "
+        f"p {p_text(c.p_value)}, n = {c.n}; doing nothing {bound_text(one.floor)}, "
         f"gold {bound_text(one.ceiling)})"
     )
 
 
 def p_text(p: float) -> str:
-    """Return a p value with as many digits as mean something."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """Return what comes after `p`, with as many digits as mean something."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def verdict_text(one: Compared) -> str:

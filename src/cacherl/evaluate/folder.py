@@ -55,10 +55,8 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     plan: Plan
     trials: int
-    """May grow: later trials of the same tasks join the earlier ones."""
+    """Times each task is played. May grow, never shrink: later trials join the earlier ones."""
     info: SuiteInfo
-    command: str = ""
-    """As it was typed."""
     runs: tuple[Made, ...] = ()
     """Every run that added rows, with its code and its machine."""
 
@@ -153,15 +151,13 @@ def begin(folder: EvalFolder, manifest: Manifest, tasks: Sequence[Task]) -> Mani
     if folder.manifest.exists():
         earlier = folder.read_manifest()
         differs = difference(earlier.plan, manifest.plan)
-        if manifest.trials < earlier.trials:
-            differs.append(f"trials: {earlier.trials} there, {manifest.trials} now")
         if differs:
             raise RecipeError(
                 f"{folder.root} holds another evaluation ({'; '.join(differs)}). Name another folder "
                 "with --out, or move this one away."
             )
         manifest = msgspec.structs.replace(
-            manifest, runs=earlier.runs, command=manifest.command or earlier.command
+            manifest, runs=earlier.runs, trials=max(manifest.trials, earlier.trials)
         )
     write_jsonl(folder.tasks, tasks)
     folder.write(folder.manifest, manifest)

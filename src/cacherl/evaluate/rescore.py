@@ -91,6 +91,8 @@ def rescore(
 
     if write:
         rewrite(folder.results, again())
+        plan = msgspec.structs.replace(manifest.plan, pin=suite.info.pin)
+        folder.write(folder.manifest, msgspec.structs.replace(manifest, plan=plan))
     else:
         for _ in again():
             pass
@@ -111,7 +113,9 @@ def scored_again(row: Result, task: Task, suite: Suite) -> Result:
         pin=suite.info.pin,
         verdict=judged.verdict,
         metrics=judged.metrics,
+        cause=judged.cause,
         kinds=judged.kinds,
+        wrong_fields=judged.wrong_fields,
     )
 
 
@@ -123,7 +127,8 @@ def difference(before: Result, now: Result) -> Changed | None:
         for name in names
         if before.metrics.get(name) != now.metrics.get(name)
     }
-    if not metrics and before.verdict == now.verdict and before.kinds == now.kinds:
+    same = (before.verdict, before.cause, before.kinds) == (now.verdict, now.cause, now.kinds)
+    if not metrics and same:
         return None
     return Changed(
         task_id=before.task_id,

@@ -39,8 +39,12 @@ class Result(Record, frozen=True, kw_only=True, tag_field="line", tag="result"):
     verdict: Verdict
     metrics: dict[str, float]
     """The figures of this row, by name. A metric that does not apply to it is absent."""
+    cause: str | None = None
+    """Why it failed; None for a success, and where no rule could say."""
     kinds: tuple[str, ...] = ()
-    """How it failed."""
+    """Everything that went wrong in a failure, the cause among it."""
+    wrong_fields: tuple[str, ...] = ()
+    """Kinds of the arguments that made a call another call than the solution's."""
     wall_s: float = 0.0
     """From the opening of the tools to the verdict."""
 

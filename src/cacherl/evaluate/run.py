@@ -137,7 +137,9 @@ async def run_samples(
                 trajectory=without_token_ids(played),
                 verdict=judged.verdict,
                 metrics=judged.metrics,
+                cause=judged.cause,
                 kinds=judged.kinds,
+                wrong_fields=judged.wrong_fields,
                 wall_s=time.perf_counter() - began,
             )
             scored += 1

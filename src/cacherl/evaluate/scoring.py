@@ -9,7 +9,7 @@ import msgspec
 from cacherl.core.suites import Suite, Verdict
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
-from cacherl.metrics import score_episode
+from cacherl.metrics import diagnose, score_episode
 
 SUCCESS = "success"
 """The suite's own verdict. Every row has it."""
@@ -24,8 +24,12 @@ class Scored:
     verdict: Verdict
     metrics: dict[str, float]
     """Each in [0, 1]. A metric that does not apply is absent."""
-    kinds: tuple[str, ...]
-    """How it failed, where it did."""
+    cause: str | None = None
+    """Why it failed (`metrics.FailureKind`); None for a success, and where no rule could say."""
+    kinds: tuple[str, ...] = ()
+    """Everything that went wrong in a failure, the cause among it."""
+    wrong_fields: tuple[str, ...] = ()
+    """Kinds of the arguments that made a call another call than the solution's."""
 
 
 def score(suite: Suite, task: Task, trajectory: Trajectory) -> Scored:
@@ -39,12 +43,19 @@ def score(suite: Suite, task: Task, trajectory: Trajectory) -> Scored:
     verdict = Verdict(success=bool(said.success), checks=checks)
     metrics = {SUCCESS: float(verdict.success)}
     metrics |= {f"check.{check.name}": check.score for check in checks}
-    kinds: tuple[str, ...] = ()
     if task.gold is not None:
         row = score_episode(task, trajectory)
         metrics |= {
             "process_accuracy": row.process_accuracy,
             "end_to_end": float(row.end_to_end),
         }
-        kinds = tuple(kind.value for kind in row.failures)
-    return Scored(verdict=verdict, metrics=metrics, kinds=kinds)
+    found = diagnose(task, trajectory, success=verdict.success)
+    if found is None:
+        return Scored(verdict=verdict, metrics=metrics)
+    return Scored(
+        verdict=verdict,
+        metrics=metrics,
+        cause=None if found.primary is None else found.primary.value,
+        kinds=tuple(kind.value for kind in found.kinds),
+        wrong_fields=tuple(wrong.field.kind.value for wrong in found.fields),
+    )

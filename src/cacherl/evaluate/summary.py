@@ -11,11 +11,11 @@ import msgspec
 from cacherl.core.errors import DataError
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.tools import Tier
+from cacherl.core.tools import Source, Tier
 from cacherl.core.trajectories import StopReason
 from cacherl.evaluate.bounds import NO_BOUND, Bound, BoundRow, bound
 from cacherl.evaluate.folder import EvalFolder, Manifest
-from cacherl.evaluate.results import Result, read_lines
+from cacherl.evaluate.results import Result, Sample, read_lines
 from cacherl.evaluate.scoring import MAIN, SUCCESS
 from cacherl.metrics.attempts import attempt_curve
 from cacherl.metrics.calls import CallScores, EpisodeFacts, call_scores, episode_facts
@@ -24,6 +24,9 @@ from cacherl.metrics.intervals import Measured, score_mean
 from cacherl.metrics.power import power_note
 from cacherl.teacher.ledger import Ledger
 
+NEARLY_ALL = 0.95
+"""Fewer distinct questions than this share of the tasks are worth a warning."""
+UNPLACED = "unplaced"
 EXAMPLES = 3
 """Failed samples named for each kind."""
 
@@ -35,9 +38,14 @@ class Row:
     task_id: str
     trial: int
     metrics: Mapping[str, float]
+    cause: str | None
     kinds: tuple[str, ...]
+    wrong_fields: tuple[str, ...]
     stop: StopReason
     tiers: tuple[Tier, ...]
+    """Of the calls that reached tools or a cache."""
+    refused: int
+    """Calls that the loop itself answered: malformed, of an unknown tool, or unfit."""
     prompt_tokens: int
     completion_tokens: int
     model_s: float
@@ -59,9 +67,12 @@ def row_of(task: Task, result: Result) -> Row:
         task_id=result.task_id,
         trial=result.trial,
         metrics=result.metrics,
+        cause=result.cause,
         kinds=result.kinds,
+        wrong_fields=result.wrong_fields,
         stop=played.stop,
-        tiers=tuple(each.tier for each in played.results),
+        tiers=tuple(each.tier for each in played.results if each.source is not Source.LOOP),
+        refused=sum(each.source is Source.LOOP for each in played.results),
         prompt_tokens=played.usage.prompt_tokens,
         completion_tokens=played.usage.completion_tokens,
         model_s=played.usage.model_s,
@@ -105,9 +116,13 @@ class FailureCount(Record, frozen=True, kw_only=True):
     """One way to fail, among the rows that failed."""
 
     kind: str
+    """Of `metrics.FailureKind`; `unplaced` where no rule could say."""
     rows: int
+    """Rows that failed because of it; these sum to the failed ones."""
+    seen: int
+    """Failed rows that show it, whatever the cause."""
     examples: tuple[tuple[str, int], ...]
-    """Task and trial."""
+    """Task and trial of some that failed because of it."""
 
 
 class Summary(Record, frozen=True, kw_only=True):
@@ -130,13 +145,16 @@ class Summary(Record, frozen=True, kw_only=True):
     """By `family` and `language`, where there are several."""
     stops: dict[str, int]
     call_tiers: dict[str, int]
+    """Calls by how they were answered; `refused` by the loop before they reached any tool."""
     worst_tiers: dict[str, int]
     """Rows by the worst tier of their calls; `live` for no calls at all."""
     failed: int
     failures: tuple[FailureCount, ...]
-    """Of the failed rows, most frequent first; one row may show several."""
-    unplaced: int
-    """Failed rows that no rule could place."""
+    """Most frequent cause first, the unplaced last."""
+    unplaced_share: float
+    """Of the failed rows, those that no rule could place; 0 for none."""
+    wrong_fields: dict[str, int]
+    """Wrong arguments by the kind of their field, in all failed rows."""
     costs: CostSummary
     """Of the scored rows, by today's prices. Nothing in it has a floor or a ceiling."""
     paid_dollars: float | None = None
@@ -205,6 +223,7 @@ def summarise_rows(
     failed = [row for row in rows if not row.success]
     worst = Counter(max(row.tiers, key=lambda t: t.rank, default=Tier.LIVE) for row in rows)
     tiers = Counter(tier for row in rows for tier in row.tiers)
+    refused = sum(row.refused for row in rows)
     return Summary(
         manifest=manifest,
         n=len(scored),
@@ -216,11 +235,15 @@ def summarise_rows(
         attempts=_attempts(rows, bounds),
         groups=_groups(scored, rows, bounds),
         stops=dict(sorted(Counter(row.stop.value for row in rows).items())),
-        call_tiers={tier.value: tiers[tier] for tier in Tier if tiers[tier]},
+        call_tiers={tier.value: tiers[tier] for tier in Tier if tiers[tier]}
+        | ({"refused": refused} if refused else {}),
         worst_tiers={tier.value: worst[tier] for tier in Tier if worst[tier]},
         failed=len(failed),
         failures=_failures(failed),
-        unplaced=sum(not row.kinds for row in failed),
+        unplaced_share=sum(row.cause is None for row in failed) / max(1, len(failed)),
+        wrong_fields=dict(
+            Counter(kind for row in failed for kind in row.wrong_fields).most_common()
+        ),
         costs=cost_summary([_cost(row) for row in rows]),
         paid_dollars=paid_dollars,
         power=str(power_note(len(scored), figures[0].measured.value)),
@@ -377,16 +400,19 @@ GROUPS: dict[str, Callable[[Task], str]] = {
 
 
 def _failures(failed: Sequence[Row]) -> tuple[FailureCount, ...]:
-    kinds = Counter(kind for row in failed for kind in row.kinds)
+    causes: dict[str, list[Sample]] = {}
+    for row in failed:
+        causes.setdefault(row.cause or UNPLACED, []).append((row.task_id, row.trial))
+    seen = Counter(kind for row in failed for kind in row.kinds)
+    names = sorted({*causes, *seen}, key=lambda k: (k == UNPLACED, -len(causes.get(k, ())), k))
     return tuple(
         FailureCount(
-            kind=kind,
-            rows=count,
-            examples=tuple((row.task_id, row.trial) for row in failed if kind in row.kinds)[
-                :EXAMPLES
-            ],
+            kind=name,
+            rows=len(causes.get(name, ())),
+            seen=seen[name] if name != UNPLACED else len(causes[name]),
+            examples=tuple(causes.get(name, ())[:EXAMPLES]),
         )
-        for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        for name in names
     )
 
 
@@ -407,7 +433,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     distinct = distinct_questions(scored)
-    if distinct < len(scored):
+    if distinct < NEARLY_ALL * len(scored):
         notes.append(
             f"The {len(scored)} tasks ask {distinct} distinct questions: n overstates what was measured."
         )

@@ -18,7 +18,7 @@ from cacherl.evaluate.results import Result, Sample, read_results
 from cacherl.evaluate.scoring import MAIN
 from cacherl.evaluate.summary import Figure, Summary, bound_text
 from cacherl.metrics.intervals import Measured
-from cacherl.report.page import templates
+from cacherl.report.page import count, percent, templates
 
 SHOWN_GROUPS = 60
 SHOWN_TASKS = 8
@@ -55,6 +55,7 @@ MEANINGS = {
     "missing_call": "a call of the solution is missing, and nothing stands for it",
     "wrong_order": "every call of the solution was made, but not in its order",
     "wrong_answer": "every call of the solution was made, and the answer is wrong",
+    "unplaced": "no rule could say why",
 }
 
 
@@ -145,6 +146,7 @@ def _evaluation(summary: Summary, examples: Mapping[Sample, Explanation]) -> dic
         "summary": summary,
         "plan": plan,
         "head": main[0],
+        "headline": _headline(summary),
         "main": main,
         "checks": [_figure(f) for f in summary.figures if f.metric.startswith("check.")],
         "others": [
@@ -167,6 +169,7 @@ def _evaluation(summary: Summary, examples: Mapping[Sample, Explanation]) -> dic
             {
                 "kind": each.kind,
                 "rows": each.rows,
+                "seen": each.seen,
                 "share": each.rows / summary.failed,
                 "examples": [
                     _example(examples[sample]) for sample in each.examples if sample in examples
@@ -181,6 +184,15 @@ def _evaluation(summary: Summary, examples: Mapping[Sample, Explanation]) -> dic
         "settings": list(_settings(msgspec.to_builtins(plan))),
         "last": summary.manifest.runs[-1] if summary.manifest.runs else None,
     }
+
+
+def _headline(summary: Summary) -> str:
+    tasks = f"{count(summary.n)} task{'s' if summary.n != 1 else ''}"
+    if summary.rows == summary.n:
+        return f"{count(summary.n - summary.failed)} of {tasks}"
+    return (
+        f"{percent(1 - summary.failed / summary.rows)} % of {count(summary.rows)} tries at {tasks}"
+    )
 
 
 def _comparison(
