@@ -28,6 +28,7 @@ from rich.table import Table
 from cacherl import __version__
 from cacherl.cli import (
     augmenting,
+    evaluating,
     hub,
     imports,
     proxying,
@@ -43,8 +44,7 @@ from cacherl.cli import cache_safety as _cache_safety  # noqa: F401 - adds comma
 from cacherl.cli import cache_snapshot as _cache_snapshot  # noqa: F401 - adds a command
 from cacherl.cli import cache_upkeep as _cache_upkeep  # noqa: F401 - adds commands
 from cacherl.cli.cache import cache as cache_commands
-from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
-from cacherl.core.errors import ModelError
+from cacherl.cli.terminal import FILE, JSON, Group, as_json, example
 from cacherl.core.tasks import Split
 from cacherl.experiment import EvaluateSection, LimitsSection, Stage, WorldSection
 from cacherl.render import Template
@@ -58,7 +58,19 @@ def main() -> None:
 
 
 main.add_command(cache_commands)
-for _room in (tools, recording, proxying, imports, augmenting, selecting, training, suites, hub):
+_ROOMS = (
+    tools,
+    recording,
+    proxying,
+    imports,
+    augmenting,
+    selecting,
+    training,
+    suites,
+    evaluating,
+    hub,
+)
+for _room in _ROOMS:
     for _command in _room.COMMANDS:
         main.add_command(_command)
 
@@ -229,154 +241,6 @@ def _print_metrics(folder: Path, json_out: bool) -> None:
     minutes = sum(metrics["wall_s"].values()) / 60
     click.echo(f"Time: {minutes:.1f} minutes over all stages; details in {folder}/metrics.json")
     click.echo(f"Report: {(folder / 'report.html').resolve()}")
-
-
-# ---- eval --------------------------------------------------------------------------------------
-
-
-@main.command("eval")
-@click.argument("model")
-@click.option("--suite", default="desk", show_default=True, help="Whose tasks.")
-@click.option(
-    "--split", type=click.Choice([s.value for s in Split]), default="test", show_default=True
-)
-@click.option("--tools", type=click.Choice(["live", "cached"]), default="live", show_default=True)
-@click.option("--cache", "cache_path", type=FILE, help="The cache for --tools cached.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Draws the tasks and the sampling."
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many tasks."
-)
-@click.option(
-    "--template",
-    type=click.Choice([t.value for t in Template]),
-    default=Template.QWEN3_THINKING_2507.value,
-    show_default=True,
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the most likely token.",
-)
-@click.option("--max-turn-tokens", type=click.IntRange(min=1), default=160, show_default=True)
-@click.option("--max-context-tokens", type=click.IntRange(min=16), default=1536, show_default=True)
-@click.option(
-    "--concurrency", type=click.IntRange(min=1), help="Episodes at once; all unless told."
-)
-@click.option("--out", type=FOLDER, help="Keep rows and episodes here; a stopped run goes on.")
-@JSON
-@example(
-    "cacherl eval runs/quickstart/grpo/model --suite desk --split test --tools live --seed 7 --limit 100 --json"
-)
-def eval_command(
-    model: str,
-    suite: str,
-    split: str,
-    tools: str,
-    cache_path: Path | None,
-    seed: int,
-    limit: int,
-    template: str,
-    temperature: float,
-    max_turn_tokens: int,
-    max_context_tokens: int,
-    concurrency: int | None,
-    out: Path | None,
-    json_out: bool,
-) -> None:
-    """Measure MODEL on fresh tasks: process accuracy and end-to-end, with 95 % intervals.
-
-    MODEL is a folder, a Hugging Face id, openai:NAME or openai:NAME@URL, or expert.
-    """
-    from cacherl import wiring
-    from cacherl.cache.episodes.replay import ReplayTools
-    from cacherl.cache.safety.audit import open_for_evaluation
-    from cacherl.core.errors import RecipeError
-    from cacherl.core.tasks import Task
-    from cacherl.core.tools import Tools
-    from cacherl.evaluate import evaluate
-    from cacherl.metrics import summarise
-
-    world = wiring.world_of(WorldSection(name=suite))
-    tasks = world.tasks(Split(split), count=limit, seed=seed)
-    section = EvaluateSection(temperature=temperature, seed=seed)
-    chat = wiring.chat_of(model, Template(template), section, called=model)
-    limits = LimitsSection(
-        max_turn_tokens=max_turn_tokens, max_context_tokens=max_context_tokens
-    ).limits()
-    if tools == "cached":
-        if cache_path is None:
-            raise RecipeError(
-                "--tools cached needs --cache FILE, such as runs/quickstart/cache/heldout.sqlite."
-            )
-        cache = open_for_evaluation(cache_path, Split(split))
-    else:
-        cache = None
-
-    def opener(task: Task) -> Tools:
-        if cache is None:
-            return world.open(task.scenario)
-        return ReplayTools(cache, task, seed=seed, splits=frozenset({Split(split)}))
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as bars:
-        bar = bars.add_task(f"{model} on {suite}/{split}", total=limit)
-        played = asyncio.run(
-            evaluate(
-                chat,
-                tasks,
-                opener,
-                limits=limits,
-                concurrency=concurrency,
-                seed=seed,
-                on_result=lambda row, trajectory: bars.advance(bar),
-                rows_path=out / "rows.jsonl" if out else None,
-                trajectories_path=out / "episodes.jsonl" if out else None,
-            )
-        )
-    if not played.rows:
-        first = played.not_scored[0]
-        raise ModelError(f"none of {limit} tasks could be scored: {first.error}")
-    summary = summarise(played.rows, seed=seed)
-    figures = {
-        "model": model,
-        "suite": suite,
-        "split": split,
-        "tools": tools,
-        "seed": seed,
-        "n": summary.n,
-        "not_scored": len(played.not_scored),
-        "process_accuracy": summary.process_accuracy.mean,
-        "process_accuracy_interval": [summary.process_accuracy.low, summary.process_accuracy.high],
-        "end_to_end": summary.end_to_end.mean,
-        "end_to_end_interval": [summary.end_to_end.low, summary.end_to_end.high],
-        "summary": summary,
-    }
-    if json_out:
-        click.echo(as_json(figures))
-        return
-    click.echo(f"{model} on {suite}/{split}, {tools} tools, seed {seed}, n = {summary.n}")
-    for label, interval in (
-        ("process accuracy", summary.process_accuracy),
-        ("end to end", summary.end_to_end),
-    ):
-        click.echo(
-            f"  {label:<17} {interval.mean:.3f}  (95 % {interval.low:.3f} to {interval.high:.3f})"
-        )
-    table = Table("family", "n", "process", "end to end")
-    for family, score in summary.by_family.items():
-        table.add_row(
-            family,
-            str(score.n),
-            f"{score.process_accuracy.mean:.2f}",
-            f"{score.end_to_end.mean:.2f}",
-        )
-    Console().print(table)
-    if played.not_scored:
-        click.echo(f"  {len(played.not_scored)} tasks not scored: {played.not_scored[0].error}")
 
 
 # ---- tasks -------------------------------------------------------------------------------------
