@@ -34,6 +34,7 @@ from cacherl.cli import (
     proxying,
     recording,
     selecting,
+    shadowing,
     suites,
     tools,
     training,
@@ -68,6 +69,7 @@ _ROOMS = (
     training,
     suites,
     evaluating,
+    shadowing,
     hub,
 )
 for _room in _ROOMS:
