@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ TOOLS = tuple(
 )
 
 
-def read(path: Path, text: str | None = None, **settings: str) -> list[Task]:
+def read(path: Path, text: str | None = None, **settings: Any) -> list[Task]:
     if text is not None:
         path.write_text(text, encoding="utf-8")
     return read_tasks(path, namespace="shop", tools=TOOLS, **settings)
