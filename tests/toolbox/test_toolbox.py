@@ -189,7 +189,7 @@ async def test_a_rule_of_no_tool_is_refused() -> None:
     [
         (BUSY, READER, "fine", 2),
         (BUSY, Effects(writes=("x",)), BUSY.text, 1),
-        (BUSY, Effects(writes=("x",), idempotent=True), "fine", 2),
+        (BUSY, Effects(writes=("x",), idempotent=True), BUSY.text, 1),
         (TURNED_AWAY, Effects(writes=("x",)), "fine", 2),
         (DENIED, READER, "denied", 1),
     ],

@@ -71,11 +71,12 @@ def may_repeat(answer: Answer, effects: Effects) -> bool:
     """Say whether making the call once more could do no harm and some good.
 
     Good: only after a transient error, the others would be the same again. Harm: a writer that may
-    have run would write twice, unless twice is once.
+    have run would write twice. One that is idempotent is no exception: the second DELETE is answered
+    404, and that would be recorded as what the first one said.
     """
     if answer.error_class is not ErrorClass.TRANSIENT:
         return False
-    return not answer.may_have_run or not effects.writes or effects.idempotent
+    return not answer.may_have_run or not effects.writes
 
 
 def wait_s(policy: CallPolicy, *, attempt: int, spent_s: float, draw: float) -> float | None:
