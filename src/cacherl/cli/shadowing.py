@@ -521,6 +521,8 @@ def _tell(
 
 def _tell_steps(title: str, steps: Steps) -> None:
     click.echo(f"{title}: {steps.calls} calls in {steps.episodes} episodes of {steps.tasks} tasks")
+    if not steps.calls:
+        return
     fates = ", ".join(f"{fate.value} {count}" for fate, count in steps.fates.items() if count)
     click.echo(f"  {fates}")
     if steps.answered is not None:
@@ -578,15 +580,17 @@ def _tell_compared(title: str, metrics: dict[str, Comparison]) -> None:
 
 
 def _next(wanted: _Wanted, summary: ShadowSummary) -> list[str]:
-    unsaid = any(side and side.unsaid_writers for side in (summary.cached, summary.live))
-    stated = any(side and side.reliability for side in (summary.cached, summary.live))
+    sides = [side for side in (summary.cached, summary.live) if side is not None]
+    silent = any(
+        group.hits and not group.stated_hits for side in sides for group in side.by_tier[-1:]
+    )
     found = []
-    if summary.unexplained or unsaid:
+    if summary.unexplained or any(side.unsaid_writers for side in sides):
         found.append(
             f"cacherl cache tools {wanted.cache_name} --write cache.toml, correct what the tools named above "
             "read and write, then record again"
         )
-    if not stated and any(side and side.by_tier for side in (summary.cached, summary.live)):
+    if silent:
         found.append(f"cacherl cache calibrate {wanted.cache_name}")
     return found or [f"cacherl cache tools {wanted.cache_name}"]
 
