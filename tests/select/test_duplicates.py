@@ -173,6 +173,7 @@ HELD = [
         ("bonjour ! merci, je n'ai besoin de rien d'autre", "short: the same words"),
         (f"Hi there! {LONG}. Thank you so much, you are the best support in the world.", "long: "),
         (LONG.replace("green", "blue"), "long: "),
+        (f"{' '.join(LONG.split()[:28])}; my neighbour wants a voucher for his own.", "long: "),
         (" ".join(reversed(LONG.split())), ""),
         ("Where is my order O-9999?", ""),
         ("", ""),
