@@ -62,8 +62,12 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert "Traceback" not in result.output
 
 
-def test_eval_of_the_expert_prints_figures_and_intervals_as_json() -> None:
+def test_eval_of_the_expert_prints_figures_and_intervals_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ceiling of the suite, by the same command that measures a model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CACHERL_HOME", str(tmp_path / "home"))
     arguments = ["eval", "expert", "--suite", "desk", "--split", "dev", "--seed", "3"]
     result = CliRunner().invoke(main, [*arguments, "--limit", "32", "--json"])
 

@@ -59,7 +59,7 @@ def written(out: Path) -> int:
 def said(out: Path) -> dict[Sample, tuple[object, ...]]:
     """Return what came of each sample; one that has two rows is an error."""
     rows = list(read_results(EvalFolder(out).results))
-    found = {
+    found: dict[Sample, tuple[object, ...]] = {
         (row.task_id, row.trial): (row.trajectory.messages, row.verdict, row.metrics)
         for row in rows
     }

@@ -36,9 +36,13 @@ from cacherl.cli.evaluated import (
 )
 from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
+from cacherl.core.messages import ToolCall
 from cacherl.core.models import ChatModel, Limits
+from cacherl.core.records import JsonObject
 from cacherl.core.suites import Suite, UserKind
 from cacherl.core.tasks import Split, Task
+from cacherl.core.tools import ToolResult
+from cacherl.core.worlds import Epilogue, WorldTools
 from cacherl.experiment import EvaluateSection, LimitsSection, RunLock
 from cacherl.render import Template
 
@@ -460,7 +464,11 @@ def _unplayable(suite: Suite) -> str:
 def _opened(job: _Job, tools: str) -> Iterator[OpenTrial]:
     """Lend what opens the tools of an episode. A shadow run is one run on each kind."""
     if tools == "live":
-        yield lambda task, trial: job.suite.open(task)
+        if getattr(job.suite, "resets", True):
+            yield lambda task, trial: job.suite.open(task)
+            return
+        with _remembering(job) as opened:
+            yield opened
         return
     from cacherl.cache.episodes.replay import ReplayTools
     from cacherl.cache.safety.audit import open_for_evaluation
@@ -473,6 +481,42 @@ def _opened(job: _Job, tools: str) -> Iterator[OpenTrial]:
         )
     finally:
         cache.close()
+
+
+@contextlib.contextmanager
+def _remembering(job: _Job) -> Iterator[OpenTrial]:
+    """Lend tools that act on something outside: a call that ran is not made again by a run that goes on."""
+    from cacherl.evaluate.results import on_file, task_digest
+    from cacherl.record.live_calls import LiveCalls
+
+    digests = {task.id: task_digest(task) for task in job.tasks}
+    path = job.folder.journal / "live_calls.jsonl"
+    with LiveCalls(path, without=on_file(job.folder.results, digests)) as memory:
+
+        def opened(task: Task, trial: int) -> WorldTools:
+            live = job.suite.open(task)
+            return _Remembered(memory.tools(live, task, trial), live)
+
+        yield opened
+
+
+class _Remembered:
+    """Live tools whose calls are written down; what they keep of the episode is their own (`Epilogue`)."""
+
+    def __init__(self, remembered: WorldTools, live: WorldTools) -> None:
+        self._remembered, self._live = remembered, live
+
+    async def call(self, call: ToolCall) -> ToolResult:
+        return await self._remembered.call(call)
+
+    def fingerprint(self) -> str:
+        return self._remembered.fingerprint()
+
+    async def epilogue(self) -> JsonObject:
+        return await self._live.epilogue() if isinstance(self._live, Epilogue) else {}
+
+    async def aclose(self) -> None:
+        await self._remembered.aclose()
 
 
 def _shadow(job: _Job) -> None:
@@ -720,7 +764,9 @@ def _scored_by_gold(job: _Job) -> Any:
         for row in read_results(job.folder.results)
         if row.task_id in tasks
     ]
-    return summarise(rows, seed=job.wanted.seed) if rows else None
+    if all(row.process_accuracy is None for row in rows):
+        return None
+    return summarise(rows, seed=job.wanted.seed)
 
 
 # ---- eval show ---------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ async def bounds_of(
     """
     if unplayable:
         return [_unknown(task, unplayable) for task in tasks]
-    path = None if keep is None else keep / f"{suite.info.name}-{bounds_key(suite, limits)}.jsonl"
+    path = None if keep is None else keep / f"{bounds_key(suite, limits)}.jsonl"
     known: dict[str, BoundRow] = {}
     if path is not None and path.exists():
         known = {row.task_digest: row for row in read_jsonl(path, BoundRow, drop_torn_tail=True)}
@@ -99,8 +99,8 @@ async def bounds_of(
     async def one(pair: tuple[Task, str]) -> None:
         nonlocal done
         task, digest = pair
-        floor = await _earned(suite, task, nothing, limits)
-        ceiling = await _earned(suite, task, oracle, limits)
+        floor = await _earned(suite, task, nothing, limits, nothing)
+        ceiling = await _earned(suite, task, oracle, limits, nothing)
         row = BoundRow(
             task_id=task.id,
             task_digest=digest,
@@ -129,7 +129,14 @@ class _Earned:
     missing: str = ""
 
 
-async def _earned(suite: Suite, task: Task, model: ChatModel | None, limits: Limits) -> _Earned:
+def says_calls(task: Task) -> bool:
+    """Say whether the task's gold has a way to follow. An oracle without one that fails says nothing."""
+    return task.gold is not None and task.gold.calls is not None
+
+
+async def _earned(
+    suite: Suite, task: Task, model: ChatModel | None, limits: Limits, nothing: ChatModel
+) -> _Earned:
     if model is None:
         return _Earned({}, {}, "the suite has no gold to play")
     try:
@@ -137,7 +144,10 @@ async def _earned(suite: Suite, task: Task, model: ChatModel | None, limits: Lim
         if isinstance(played, NotScored):
             return _Earned({}, {}, f"{model.name} on {task.id}: {played.error}")
         facts = msgspec.to_builtins(episode_facts(task, played))
-        return _Earned(score(suite, task, played).metrics, facts)
+        earned = score(suite, task, played)
+        if model is not nothing and not earned.verdict.success and not says_calls(task):
+            return _Earned({}, {}, f"nobody said which calls solve {task.id}")
+        return _Earned(earned.metrics, facts)
     except CacheRLError as error:
         return _Earned({}, {}, f"{model.name} on {task.id}: {error}")
 

@@ -194,7 +194,7 @@ def folder_name(plan: Plan, shown_model: str) -> str:
     A seed, cached tools or a temperature of one's own get a folder of their own: two evaluations that differ
     in them are both wanted more often than not.
     """
-    parts = [plan.suite, plan.split.value, _slug(shown_model), str(plan.tasks)]
+    parts = [_slug(plan.suite), plan.split.value, _slug(shown_model), str(plan.tasks)]
     if plan.tools != "live":
         parts.append(plan.tools)
     if plan.seed:

@@ -45,10 +45,9 @@ def score(suite: Suite, task: Task, trajectory: Trajectory) -> Scored:
     metrics |= {f"check.{check.name}": check.score for check in checks}
     if task.gold is not None:
         row = score_episode(task, trajectory)
-        metrics |= {
-            "process_accuracy": row.process_accuracy,
-            "end_to_end": float(row.end_to_end),
-        }
+        if row.process_accuracy is not None:
+            metrics["process_accuracy"] = row.process_accuracy
+        metrics["end_to_end"] = float(row.end_to_end)
     found = diagnose(task, trajectory, success=verdict.success)
     if found is None:
         return Scored(verdict=verdict, metrics=metrics)
