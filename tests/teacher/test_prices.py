@@ -84,6 +84,26 @@ def test_a_file_of_ones_own_wins(tmp_path: Path) -> None:
     assert f"{path}, as of 2026-11-01" in shown
 
 
+def test_prices_once_named_are_kept_with_the_journal(tmp_path: Path) -> None:
+    """A judge's run without --prices must count the teacher's requests at the prices they had."""
+    path = tmp_path / "prices.toml"
+    path.write_text(OWN)
+    PriceTable.read(path, tmp_path).keep(tmp_path)
+    path.write_text('as_of = 2026-12-01\n[prices."openai:judge"]\nprompt = 3\ncompletion = 3\n')
+    PriceTable.read(path, tmp_path).keep(tmp_path)
+    path.unlink()
+
+    table = PriceTable.read(None, tmp_path)
+
+    assert dollars(table, "openai:gpt-5", prompt=MILLION, completion=MILLION) == 22.0
+    assert dollars(table, "openai:judge", prompt=MILLION) == 3.0
+    assert (table.source("openai:gpt-5") or "").endswith("as of 2026-11-01")
+    assert (table.source("openai:judge") or "").endswith("as of 2026-12-01")
+    (tmp_path / "prices.json").write_text("[]")
+    with pytest.raises(DataError, match="Delete it, and name your file once more with --prices"):
+        PriceTable.read(None, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

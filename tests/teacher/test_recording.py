@@ -284,7 +284,7 @@ async def test_a_budget_stops_the_run_and_the_next_goes_on(calm: Calm, tmp_path:
         f'as_of = 2026-11-01\n[prices."openai:desk@{calm.url}"]\nprompt = 1\ncompletion = 10\n'
     )
     journal = tmp_path / "journal"
-    with pytest.raises(BudgetError, match="budget_dollars"):
+    with pytest.raises(BudgetError, match="--budget-usd"):
         await play(teacher(calm, journal, budget_dollars=0.015, prices=prices))
     spent = sum(bill.prompt_tokens + 10 * bill.completion_tokens for bill in calm.bills()) / 1e6
     assert 0 < spent <= 0.015

@@ -145,7 +145,7 @@ async def rehearse(
         )
     known = len(answered.digests)
     each = round(answered.completion_tokens / known) if known else GUESSED_TOKENS
-    prices = PriceTable.read(teacher_options.prices)
+    prices = PriceTable.read(teacher_options.prices, folder.journal)
     likely, most = nobody.questions * each, nobody.questions * max_tokens
 
     def dollars(completion: int) -> float | None:

@@ -476,7 +476,7 @@ def _planned(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -
     left = still_to_record(tasks, plan.best_of, on_file)
     held = holdings(folder) if folder.trajectories.exists() else None
     guess = estimate(left, plan.limits, held)
-    prices = PriceTable.read(wanted.prices)
+    prices = PriceTable.read(wanted.prices, folder.journal)
 
     def dollars(tokens: Tokens) -> float | None:
         from datetime import UTC, datetime

@@ -56,6 +56,10 @@ class CompletionReply(Record, frozen=True, kw_only=True):
     """The endpoint told no usage; the token counts are guesses from lengths."""
 
 
+class KeptReply(CompletionReply, frozen=True, kw_only=True):
+    """A reply that was paid for before and kept: nothing was sent for it now."""
+
+
 class Completions(Protocol):
     """Whoever answers chat requests. Any number may be under way at once."""
 

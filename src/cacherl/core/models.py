@@ -42,6 +42,8 @@ class ModelTurn:
     model_s: float = 0.0
     dollars: float | None = None
     """What a provider bills for it; None where nobody does, or no price is known."""
+    kept: bool = False
+    """It was said in an earlier run and kept: nobody was asked now."""
 
 
 class ChatSession(Protocol):

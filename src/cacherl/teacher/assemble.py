@@ -33,9 +33,12 @@ def assemble(
         RecipeError: another process has the journal, or a cap in dollars for an unknown price.
         DataError: the journal is damaged, or the file of prices cannot be read.
     """
-    tally = Tally(PriceTable.read(options.prices))
+    prices = PriceTable.read(options.prices, journal)
+    tally = Tally(prices)
     book = Book.open(journal)
     try:
+        if journal is not None:
+            prices.keep(journal)
         book.follow(tally)
         if options.budget_dollars is not None:
             check_priced(tally, endpoint.name)
@@ -84,7 +87,8 @@ def notices(book: Book) -> list[str]:
     """Return what a person should know before the first request."""
     if not book.left_unanswered:
         return []
+    one = book.left_unanswered == 1
     return [
-        f"{book.left_unanswered} requests were in flight when an earlier run ended: they may be billed "
-        "twice, unless the provider honours idempotency keys"
+        f"{book.left_unanswered} request{' was' if one else 's were'} in flight when an earlier run ended: "
+        f"{'it' if one else 'they'} may be billed twice, unless the provider honours idempotency keys"
     ]

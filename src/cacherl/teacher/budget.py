@@ -117,7 +117,7 @@ class Budget:
                 verdict(self._caps.tokens, committed, wanted, others_under_way=others),
                 f"the budget of {self._caps.tokens:,} tokens has no room for the next request: "
                 f"{self._tally.tokens:,} spent{unsure}, and it may use up to {wanted:,}. {kept} "
-                "Raise budget_tokens and run the same command again to go on.",
+                "Raise --budget-tokens and run the same command again to go on.",
             )
         if self._caps.dollars is not None:
             nano_cap = int(self._caps.dollars * NANO)
@@ -136,7 +136,7 @@ class Budget:
                 verdict(nano_cap, committed, wanted, others_under_way=others),
                 f"the budget of ${self._caps.dollars:g} has no room for the next request: "
                 f"${self._tally.nano / NANO:.4f} spent{unsure}, and it may cost up to "
-                f"${wanted / NANO:.4f}. {kept} Raise budget_dollars and run the same command again "
+                f"${wanted / NANO:.4f}. {kept} Raise --budget-usd and run the same command again "
                 "to go on.",
             )
 
@@ -156,14 +156,12 @@ def check_priced(tally: Tally, model: str) -> None:
     Raises:
         RecipeError: the model, or a reply in the journal, has no known price.
     """
-    unknown = [model] if tally.prices.source(model) is None else []
-    unknown += [
-        row.model for row in tally.ledger().rows if row.dollars is None and row.model not in unknown
-    ]
+    asked = [row.model for row in tally.ledger().rows if row.dollars is None]
+    unknown = [name for name in dict.fromkeys([model, *asked]) if tally.prices.source(name) is None]
     if unknown:
         raise RecipeError(
-            f"budget_dollars is set, but no price is known for {', '.join(unknown)}. Name a file with "
-            f"`prices`, which says: as_of = 2026-11-01, "
+            f"--budget-usd is set, but no price is known for {', '.join(unknown)}. Name a file with "
+            f"--prices, which says: as_of = 2026-11-01, "
             f'[prices."{unknown[0]}"], prompt = 1.25, completion = 10 (dollars per million tokens); '
-            "or set budget_tokens instead."
+            "or set --budget-tokens instead."
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from cacherl.core.completions import CompletionReply, CompletionRequest, Completions
+from cacherl.core.completions import CompletionReply, CompletionRequest, Completions, KeptReply
 from cacherl.core.jsonl import whole
 from cacherl.core.messages import (
     AssistantMessage,
@@ -175,6 +175,7 @@ class _Session:
             completion_tokens=reply.completion_tokens,
             model_s=model_s,
             dollars=self._model._dollars(reply),
+            kept=isinstance(reply, KeptReply),
         )
 
     def clip(self, text: str, max_tokens: int) -> str:

@@ -17,7 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
-from cacherl.core.completions import CompletionReply, CompletionRequest, Completions
+import msgspec
+
+from cacherl.core.completions import CompletionReply, CompletionRequest, Completions, KeptReply
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.jsonl import JsonlAppender, decode_line, read_jsonl
 from cacherl.teacher.failure import Failure
@@ -78,7 +80,7 @@ class Book:
         self.admitted: set[str] = set()
         """Admitted by a budget and not yet done with."""
         self.left_unanswered = 0
-        """Requests that were under way when an earlier run ended, batches apart."""
+        """Requests that were under way when an earlier run ended and have no reply since, batches apart."""
 
     @classmethod
     def open(cls, folder: Path | None) -> Book:
@@ -217,7 +219,9 @@ class Book:
 
     def _load(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and replies as they were
+            folder.mkdir(
+                parents=True, exist_ok=True, mode=0o700
+            )  # prompts and replies as they were
             self._lock = (folder / LOCK).open("ab")
         except OSError as error:
             raise DataError(
@@ -240,7 +244,9 @@ class Book:
             self._abandon()
             raise
         self.left_unanswered = sum(
-            len(asked) for digest, asked in self._asked.items() if digest not in self._in_batch
+            len(asked)
+            for digest, asked in self._asked.items()
+            if digest not in self._in_batch and bytes.fromhex(digest) not in self._replies
         )
 
     def _abandon(self) -> None:
@@ -323,7 +329,7 @@ class Journal:
                         at=datetime.now(UTC),
                     )
                 )
-                return found
+                return KeptReply(**msgspec.structs.asdict(found))
             other = self._under_way.get(digest)
             if other is None:
                 break

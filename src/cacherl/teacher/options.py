@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,8 +53,8 @@ class TeacherOptions(Record, frozen=True, kw_only=True):
             "batch_size",
         ):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise RecipeError(f"{name} = {value}: it must be above 0, or left out.")
+            if value is not None and not 0 < value < math.inf:
+                raise RecipeError(f"{name} = {value}: it must be a number above 0, or left out.")
         for name in ("retries", "batch_pause_s", "batch_poll_s"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} = {getattr(self, name)}: it cannot be below 0.")

@@ -8,7 +8,8 @@
     completion = 10
     batch = 0.5                         # the share of the price that a batch costs; left out: all of it
 
-A model that neither knows has no price: nothing is guessed from its name.
+A model that neither knows has no price: nothing is guessed from its name. What a person's files said is kept
+beside the journal (`prices.json`), so that every later stage of the folder counts at the same prices.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import msgspec
 
 from cacherl.core.errors import DataError, MissingExtraError
+from cacherl.core.jsonl import atomic_writer
 from cacherl.core.records import Record
 from cacherl.teacher.options import Endpoint
 
@@ -48,6 +50,17 @@ class PricesFile(Record, frozen=True, kw_only=True):
     prices: dict[str, Price]
 
 
+class KeptPrice(Record, frozen=True, kw_only=True):
+    """A price that a person named."""
+
+    price: Price
+    source: str
+    """The file it stood in, and of when it is."""
+
+
+KEPT = "prices.json"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokensUsed:
     """What one reply used."""
@@ -63,23 +76,34 @@ class TokensUsed:
 class PriceTable:
     """Prices by the name of the model: `openai:gpt-5`, `openai:deepseek-chat@https://api.deepseek.com`."""
 
-    def __init__(self, own: PricesFile | None = None, path: Path | None = None) -> None:
-        self._own: Mapping[str, Price] = own.prices if own is not None else {}
-        self._own_source = f"{path or 'own prices'}, as of {own.as_of}" if own is not None else ""
+    def __init__(
+        self,
+        own: PricesFile | None = None,
+        path: Path | None = None,
+        kept: Mapping[str, KeptPrice] | None = None,
+    ) -> None:
+        """`own` wins over `kept`, and that over the bundled list; `path` is what `own` is called."""
+        self._own = dict(kept or {})
+        if own is not None:
+            source = f"{path or 'own prices'}, as of {own.as_of}"
+            self._own |= {
+                model: KeptPrice(price=price, source=source) for model, price in own.prices.items()
+            }
 
     @classmethod
-    def read(cls, path: Path | None) -> PriceTable:
-        """Return the table with the prices of the file on top.
+    def read(cls, path: Path | None, journal: Path | None = None) -> PriceTable:
+        """Return the table with the prices of the file on top, and those kept with a journal beneath.
 
         Raises:
             DataError: there is no such file, or it is none of prices.
         """
+        kept = _kept(journal) if journal is not None else {}
         if path is None:
-            return cls()
+            return cls(kept=kept)
         example = 'as_of = 2026-11-01 and [prices."openai:gpt-5"] with prompt and completion'
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(msgspec.convert(raw, PricesFile), path)
+            return cls(msgspec.convert(raw, PricesFile), path, kept)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}). Name a TOML file that holds {example}."
@@ -87,12 +111,19 @@ class PriceTable:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
             raise DataError(f"{path}: no file of prices: {error}. It holds {example}.") from error
 
+    def keep(self, journal: Path) -> None:
+        """Keep a person's own prices in the folder of a journal, which is there."""
+        if self._own and self._own != _kept(journal):
+            with atomic_writer(journal / KEPT) as handle:
+                handle.write(msgspec.json.format(msgspec.json.encode(self._own), indent=2) + b"\n")
+
     def nanodollars(
         self, model: str, used: TokensUsed, *, at: datetime, batched: bool = False
     ) -> int | None:
         """Return what the tokens cost, in billionths of a dollar; None where no price is known."""
-        own = self._own_price(model)
-        if own is not None:
+        named = self._named(model)
+        if named is not None:
+            own = named.price
             cached = min(used.cached_prompt, used.prompt)
             written = min(used.cache_write, used.prompt - cached)
             dollars = (
@@ -135,8 +166,9 @@ class PriceTable:
 
     def source(self, model: str) -> str | None:
         """Return where the model's price comes from and how old it is; None where no price is known."""
-        if self._own_price(model) is not None:
-            return self._own_source
+        named = self._named(model)
+        if named is not None:
+            return named.source
         return bundled_source() if _bundled(model) is not None else None
 
     def show(self, model: str, *, at: datetime | None = None) -> str:
@@ -161,8 +193,20 @@ class PriceTable:
             f"{dollars(completion, batched=True)} ({source})"
         )
 
-    def _own_price(self, model: str) -> Price | None:
+    def _named(self, model: str) -> KeptPrice | None:
         return self._own.get(model) or self._own.get(model.partition("@http")[0])
+
+
+def _kept(journal: Path) -> dict[str, KeptPrice]:
+    path = journal / KEPT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, KeptPrice])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{path}: no prices: {error}. Delete it, and name your file once more with --prices."
+        ) from error
 
 
 def bundled_source() -> str:
