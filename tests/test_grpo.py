@@ -182,7 +182,7 @@ def test_tasks_without_gold_need_a_judge(tmp_path: Path) -> None:
     """Found before the first rollout, not after an hour."""
     import msgspec
 
-    with pytest.raises(DataError, match="Set a judge"):
+    with pytest.raises(DataError, match="say nothing of a right answer"):
         run(PlayOnce(RED), tmp_path, [msgspec.structs.replace(button_task(0), gold=None)])
     with pytest.raises(DataError, match="no tasks"):
         run(PlayOnce(RED), tmp_path, [])

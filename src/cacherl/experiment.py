@@ -62,7 +62,11 @@ class WorldSection(Record, frozen=True, kw_only=True):
     """Where tools and tasks come from."""
 
     name: str = "desk"
-    """A world of `wiring.WORLDS`."""
+    """A world of `wiring.WORLDS`; counts for nothing where `tools` is set."""
+    tools: str = ""
+    """Your own tools: a `tools.toml`, beside the recipe or here."""
+    tasks: str = ""
+    """Your tasks for them (`toolbox.written_tasks`), beside the recipe or here."""
     families: tuple[str, ...] = ()
     """Task families to draw from; empty for all."""
 
@@ -272,6 +276,29 @@ def _check(recipe: Recipe, where: str) -> None:
     recipe.select_options()  # refuses what is out of its own ranges
 
 
+def _with_files_found(recipe: Recipe, path: Path) -> Recipe:
+    """Return the recipe with the files of its own tools as they are found: beside it, or here."""
+    if bool(recipe.world.tools) != bool(recipe.world.tasks):
+        missing = "tasks" if recipe.world.tools else "tools"
+        raise RecipeError(
+            f"{path}: [world] {missing} is missing: tools of your own need tasks for them, and tasks tools."
+        )
+    found = {}
+    for name in ("tools", "tasks"):
+        said = getattr(recipe.world, name)
+        if not said:
+            continue
+        places = (path.resolve().parent / said, Path(said))
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            raise RecipeError(
+                f"{path}: [world] {name} = {said!r}: no such file beside the recipe or here. Correct it."
+            )
+        found[name] = str(file)
+    world = msgspec.structs.replace(recipe.world, **found)
+    return msgspec.structs.replace(recipe, world=world)
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
@@ -302,6 +329,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error}") from error
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from error
+    recipe = _with_files_found(recipe, path)
     _check(recipe, str(path))
     try:
         recipe.reward.alphas(), recipe.reward.weights()

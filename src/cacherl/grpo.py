@@ -319,7 +319,7 @@ def grpo(
     unruled = [task.id for task in tasks if task.gold is None]
     if unruled and judge is None:
         raise DataError(
-            f"task {unruled[0]!r} and {len(unruled) - 1} others have no gold answer. Set a judge in the recipe."
+            f"task {unruled[0]!r} and {len(unruled) - 1} others say nothing of a right answer. Give them `expect`, or stop before (--until sft)."
         )
 
     def play(engine: Engine, batch: Sequence[Task], number: int) -> Played:

@@ -130,7 +130,10 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     model = wiring.model_path(recipe.model.path, recipe_path.resolve().parent)
     weights = Path(model) / "model.safetensors"
     stamp = _stamp(weights) if weights.is_file() else model
-    tasks = digest_of([recipe.world, recipe.tasks])
+    files = [file_digest(Path(each)) for each in (recipe.world.tools, recipe.world.tasks) if each]
+    # Where the files lie does not matter, what they say does.
+    world = msgspec.structs.replace(recipe.world, tools="", tasks="")
+    tasks = digest_of([world, recipe.tasks, *files])
     recorded = digest_of([tasks, recipe.record, recipe.limits])
     said = msgspec.to_builtins(_settings_of(recipe, recipe_path))
     cached = digest_of([recorded, "cache", "calibrated", "frozen", said])

@@ -51,11 +51,13 @@ WORLDS: dict[str, Callable[[WorldSection], World]] = {"desk": _desk, "bfcl": _bf
 
 
 def world_of(section: WorldSection) -> World:
-    """Return the world a recipe names.
+    """Return the world a recipe names, or its own tools with its own tasks.
 
     Raises:
         RecipeError: there is no such world.
     """
+    if section.tools:
+        return toolbox_world(Path(section.tools), Path(section.tasks))
     if section.name not in WORLDS:
         raise RecipeError(
             f"world.name = {section.name!r}: no such world. There are: {', '.join(WORLDS)}."
@@ -194,7 +196,7 @@ def policy_of(recipe: Recipe) -> ChatModel:
         RecipeError: there is no such policy.
     """
     name, record = recipe.record.policy, recipe.record
-    if name == "expert" and recipe.world.name in EXPERTS:
+    if name == "expert" and _has_expert(recipe):
         return EXPERTS[recipe.world.name](record.detour, record.seed)
     if names_endpoint(name):
         return endpoint(name)
@@ -204,9 +206,13 @@ def policy_of(recipe: Recipe) -> ChatModel:
     )
 
 
+def _has_expert(recipe: Recipe) -> bool:
+    return not recipe.world.tools and recipe.world.name in EXPERTS
+
+
 def gold_expert(recipe: Recipe) -> ChatModel:
     """Return the expert that takes no detours: what fills the cache of the held-out evaluation."""
-    if recipe.world.name in EXPERTS:
+    if _has_expert(recipe):
         return EXPERTS[recipe.world.name](0.0, recipe.record.seed)
     return policy_of(recipe)
 
@@ -529,7 +535,13 @@ def live_tools(
     for name, section in sections.items():
         open_, by_scenario = _source(name, section, path)
         places.append(
-            Place(name=name, open=opening(open_), by_scenario=by_scenario, prefix=section.prefix)
+            Place(
+                name=name,
+                open=opening(open_),
+                by_scenario=by_scenario,
+                prefix=section.prefix,
+                resets=section.resets,
+            )
         )
     world = ToolboxWorld(
         places,

@@ -243,7 +243,7 @@ async def test_the_example_can_be_solved_with_its_own_tools(shop: Path) -> None:
     for task in tasks:
         tools = world.open(task.scenario)
         answers = []
-        for gold in () if task.gold is None else task.gold.calls:
+        for gold in () if task.gold is None else task.gold.listed:
             call = ToolCall(id="1", name=gold.name, arguments=gold.arguments)
             answers.append(await tools.call(call))
         await tools.aclose()

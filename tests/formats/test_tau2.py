@@ -44,7 +44,7 @@ def test_tau2_keeps_trial_reward_gold_and_stop(tmp_path: Path) -> None:
     assert trajectory.stop is StopReason.ANSWER
     assert [result.error_class for result in trajectory.results] == [None, ErrorClass.NOT_FOUND]
     assert task.gold is not None
-    assert [call.name for call in task.gold.calls] == ["get_line"]
+    assert [call.name for call in task.gold.listed] == ["get_line"]
     assert task.gold.answer.must == (("works",),)
 
 

@@ -17,7 +17,7 @@ def test_xlams_answers_are_calls_and_gold(tmp_path: Path) -> None:
 
     assert made(trajectory) == [OSLO, ("get_weather", {"city": "Bergen", "days": 1})]
     assert task.gold is not None
-    assert [call.arguments for call in task.gold.calls] == [
+    assert [call.arguments for call in task.gold.listed] == [
         {"city": "Oslo"},
         {"city": "Bergen", "days": 1},
     ]

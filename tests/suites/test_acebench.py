@@ -113,7 +113,7 @@ def test_every_task_says_what_its_gold_leads_to(checkout: Path) -> None:
         assert trajectory.stop is StopReason.ANSWER
     step = every(suite)["agent_multi_step_5"]
     assert step.gold is not None
-    assert [call.name for call in step.gold.calls] == [
+    assert [call.name for call in step.gold.listed] == [
         "turn_on_wifi",
         "view_reminder",
         "add_reminder",

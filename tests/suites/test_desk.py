@@ -57,7 +57,7 @@ def cancelling() -> Task:
         for task in tasks
         if task.family == "cancel"
         and task.gold is not None
-        and [call.name for call in task.gold.calls] == ["get_order", "cancel_order"]
+        and [call.name for call in task.gold.listed] == ["get_order", "cancel_order"]
     )
 
 
@@ -74,7 +74,7 @@ def test_a_missing_write_is_named() -> None:
     """The first thing to know of a failure is what was not done."""
     task = cancelling()
     assert task.gold is not None
-    order = task.gold.calls[1].arguments["order_id"]
+    order = task.gold.listed[1].arguments["order_id"]
 
     verdict = SUITE.check(task, play(task, AssistantMessage(content="It is cancelled.")))
 
@@ -105,7 +105,7 @@ def test_a_wrong_answer_is_told_by_what_it_lacks() -> None:
     """An answer rule is not in the conversation; a reader needs it beside the answer."""
     task = cancelling()
     assert task.gold is not None
-    turns = [calls(c.name, **c.arguments) for c in task.gold.calls]
+    turns = [calls(c.name, **c.arguments) for c in task.gold.listed]
 
     silent = SUITE.check(task, play(task, *turns, AssistantMessage(content="Hm.")))
     cut = msgspec.structs.replace(play(task, *turns), stop=StopReason.TRUNCATED)

@@ -92,7 +92,7 @@ def test_an_answer_alone_can_be_expected(tmp_path: Path) -> None:
         '{"task": "a", "expect": {"answer": "42"}}\n{"task": "b", "expect": {}}\n',
     )
 
-    assert task.gold == Gold(calls=(), answer=AnswerRule(must=(("42",),)), state="")
+    assert task.gold == Gold(calls=None, answer=AnswerRule(must=(("42",),)), state="")
     assert none.gold is None
 
 

@@ -69,7 +69,7 @@ async def test_the_expert_solves_the_tasks_live(split: Split) -> None:
     assert sum(map(solved, tasks, played)) >= 0.99 * len(tasks)
     for task, trajectory in zip(tasks, played, strict=True):
         assert task.gold is not None
-        assert made(trajectory) == [(c.name, c.arguments) for c in task.gold.calls]
+        assert made(trajectory) == [(c.name, c.arguments) for c in task.gold.listed]
 
 
 async def test_detours_are_taken_as_often_as_asked_and_mostly_end_badly() -> None:
@@ -81,7 +81,7 @@ async def test_detours_are_taken_as_often_as_asked_and_mostly_end_badly() -> Non
 
     def gold(task: Task) -> list[tuple[str, dict[str, object]]]:
         assert task.gold is not None
-        return [(call.name, call.arguments) for call in task.gold.calls]
+        return [(call.name, call.arguments) for call in task.gold.listed]
 
     differs = [made(tr) != gold(t) or not solved(t, tr) for t, tr in zip(tasks, some, strict=True)]
     assert 0.1 < sum(differs) / len(tasks) < 0.3

@@ -43,7 +43,7 @@ def state_after(task: Task, drop: int | None = None) -> str:
     assert task.gold is not None
     desk = Desk(scenario_named(task.scenario))
     try:
-        for place, call in enumerate(task.gold.calls):
+        for place, call in enumerate(task.gold.listed):
             if place != drop:
                 run_tool(desk, call.name, call.arguments)
         return desk.fingerprint()
@@ -94,7 +94,7 @@ def test_gold_is_what_its_calls_really_do(train: list[Task], test_tasks: list[Ta
         assert task.gold is not None
         seen[task.family, task.language] += 1
         assert state_after(task) == task.gold.state
-        steps = [call.step for call in task.gold.calls]
+        steps = [call.step for call in task.gold.listed]
         assert steps == sorted(steps)
         assert len(steps) <= 6
     assert len(seen) == 2 * len(FAMILIES)
@@ -105,7 +105,7 @@ def test_nothing_and_less_than_all_is_not_enough(train: list[Task]) -> None:
     for task in train[:400]:
         assert task.gold is not None
         assert answer_score(task.gold.answer, "") < 1.0
-        places = [i for i, call in enumerate(task.gold.calls) if call.name in WRITERS]
+        places = [i for i, call in enumerate(task.gold.listed) if call.name in WRITERS]
         if places:
             assert state_after(task, drop=places[-1]) != task.gold.state
 
@@ -115,7 +115,7 @@ def test_right_calls_do_not_fail_but_where_the_task_is_about_that(train: list[Ta
     for task in train[:400]:
         assert task.gold is not None
         desk = Desk(scenario_named(task.scenario))
-        errors = [run_tool(desk, c.name, c.arguments)[1] for c in task.gold.calls]
+        errors = [run_tool(desk, c.name, c.arguments)[1] for c in task.gold.listed]
         desk.close()
         failed = [place for place, error in enumerate(errors) if error is not None]
         assert failed == ([0] if task.family == "email_retry" else []), task
@@ -127,7 +127,7 @@ def test_values_come_from_results_or_from_words(train: list[Task]) -> None:
         assert task.gold is not None
         desk = Desk(scenario_named(task.scenario))
         shown = "\n".join((task.system, *task.user_turns))
-        for call in task.gold.calls:
+        for call in task.gold.listed:
             for key, value in call.arguments.items():
                 if key.endswith("_id") or key in ("email", "amount", "city"):
                     assert str(value) in shown, (task.id, key, value)
@@ -143,7 +143,7 @@ def test_two_scenarios_do_not_contradict_each_other(train: list[Task]) -> None:
         assert task.gold is not None
         desk = Desk(scenario_named(task.scenario))
         written: tuple[str, ...] = ()
-        for call in task.gold.calls:
+        for call in task.gold.listed:
             text, _ = run_tool(desk, call.name, call.arguments)
             made = json.dumps([call.name, call.arguments])
             answers[json.dumps([written, made])].add(text)
@@ -217,7 +217,7 @@ def test_prompts_are_small(train: list[Task]) -> None:
         names = [spec.name for spec in task.tools]
         assert len(set(names)) == len(names)
         assert task.gold is not None
-        assert {call.name for call in task.gold.calls} <= set(names)
+        assert {call.name for call in task.gold.listed} <= set(names)
         text = "\n".join(map(tool_json, task.tools)) + task.system
         sizes.append(90 + len(text) / 3)
     assert sum(sizes) / len(sizes) < 530

@@ -37,10 +37,16 @@ class AnswerRule(Record, frozen=True, kw_only=True):
 class Gold(Record, frozen=True, kw_only=True):
     """What a right outcome is. Never shown to the model, never in a training cache."""
 
-    calls: tuple[GoldCall, ...]
+    calls: tuple[GoldCall, ...] | None
+    """None where nobody said: then nothing is asked of the way. Empty where no call is right."""
     answer: AnswerRule
     state: str
     """Digest of the world after the gold calls (`World.fingerprint`)."""
+
+    @property
+    def listed(self) -> tuple[GoldCall, ...]:
+        """The calls that were said; none where nobody said any."""
+        return self.calls or ()
 
 
 class Task(Record, frozen=True, kw_only=True):

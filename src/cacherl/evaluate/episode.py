@@ -72,7 +72,8 @@ async def play(
             )
         # Replayed tools stand on no state; whether tools have one is what the method says.
         if hasattr(tools, "fingerprint"):
-            state = cast(WorldTools, tools).fingerprint()
+            # Tools that cannot tell their state give an empty word, which equals no state.
+            state = cast(WorldTools, tools).fingerprint() or None
             trajectory = msgspec.structs.replace(trajectory, final_state=state)
         return trajectory
     except (ModelError, ToolError, OSError) as error:

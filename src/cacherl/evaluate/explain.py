@@ -18,6 +18,7 @@ from cacherl.core.messages import (
 )
 from cacherl.core.suites import Check, Verdict
 from cacherl.core.tasks import Task
+from cacherl.core.tools import Source, ToolResult
 from cacherl.core.trajectories import Trajectory
 from cacherl.evaluate.folder import EvalFolder
 from cacherl.evaluate.results import Result, read_results
@@ -34,7 +35,7 @@ class Line:
     right: bool | None = None
     """Of a call: whether it met a further call of the solution; None where no solution is written."""
     tier: str = ""
-    """Of a result: how it was found."""
+    """Of a result: how it was found; `refused` where the loop answered before any tool."""
     fidelity: float | None = None
     """Of a result: the stated chance that it is what the live tool says."""
     is_error: bool = False
@@ -60,7 +61,9 @@ def explain(task: Task, result: Result) -> Explanation:
         task=task,
         result=result,
         lines=transcript(task, result.trajectory),
-        expected=tuple(call_text(call.name, call.arguments) for call in gold.calls) if gold else (),
+        expected=tuple(call_text(call.name, call.arguments) for call in gold.listed)
+        if gold
+        else (),
         fault=first_fault(result.verdict),
     )
 
@@ -91,7 +94,7 @@ def transcript(task: Task, played: Trajectory) -> tuple[Line, ...]:
                     Line(
                         role="tool",
                         text=message.content,
-                        tier=result.tier.value if result else "",
+                        tier=_answered_by(result),
                         fidelity=result.fidelity if result else None,
                         is_error=bool(result and result.is_error),
                     )
@@ -106,6 +109,12 @@ def transcript(task: Task, played: Trajectory) -> tuple[Line, ...]:
                     lines.append(Line(role="call", text=_call(call), right=mark))
                     made += 1
     return tuple(lines)
+
+
+def _answered_by(result: ToolResult | None) -> str:
+    if result is None:
+        return ""
+    return "refused" if result.source is Source.LOOP else result.tier.value
 
 
 def _call(call: Call) -> str:

@@ -100,7 +100,9 @@ def episode_facts(task: Task, trajectory: Trajectory) -> EpisodeFacts:
         error_results=sum(result.is_error for result in trajectory.results),
         turns=len(written),
         format_errors=format_errors(written, trajectory.stop),
-        gold=None if task.gold is None else gold_counts(task.gold.calls, calls, specs),
+        gold=None
+        if task.gold is None or task.gold.calls is None
+        else gold_counts(task.gold.calls, calls, specs),
     )
 
 

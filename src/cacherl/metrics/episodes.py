@@ -88,8 +88,8 @@ class EvalRow(Record, frozen=True, kw_only=True):
     wording: str
     seen_wording: bool | None = None
     """Training used this wording set; None where nobody said which ones it used."""
-    process_accuracy: float
-    """Share of gold calls matched in order, arguments included, in [0, 1]."""
+    process_accuracy: float | None
+    """Share of gold calls matched in order, arguments included, in [0, 1]; None where nobody said any."""
     end_to_end: bool
     """The outcome and the answer are both right."""
     outcome_right: bool
@@ -144,7 +144,7 @@ def score_episode(
         language=task.language,
         wording=task.wording,
         seen_wording=None if seen_wordings is None else task.wording in seen_wordings,
-        process_accuracy=process_accuracy(task, trajectory),
+        process_accuracy=None if gold.calls is None else process_accuracy(task, trajectory),
         end_to_end=outcome and answer,
         outcome_right=outcome,
         answer_right=answer,
@@ -153,7 +153,7 @@ def score_episode(
         worst_tier=tier_of(trajectory.results),
         failures=_failures(task, trajectory, succeeded=outcome and answer, seen_tools=seen_tools),
         calls=len(trajectory.results),
-        gold_calls=len(gold.calls),
+        gold_calls=len(gold.listed),
         turns=len(written),
         prompt_tokens=trajectory.usage.prompt_tokens,
         completion_tokens=trajectory.usage.completion_tokens,
@@ -191,12 +191,14 @@ def outcome_right(task: Task, trajectory: Trajectory) -> bool:
     write that the tool itself refused is right: some tasks recover from a refusal.)
     """
     gold = gold_of(task)
+    if gold.calls is None and not gold.state:
+        return True  # nobody said anything of the outcome
     if trajectory.final_state is not None:
         return trajectory.final_state == gold.state
     writers = {spec.name for spec in task.tools if spec.effects.writes}
     # One step for all: which write came first is the process's business, not the outcome's.
     gold_writes = tuple(
-        msgspec.structs.replace(call, step=0) for call in gold.calls if call.name in writers
+        msgspec.structs.replace(call, step=0) for call in gold.listed if call.name in writers
     )
     writes_only = msgspec.structs.replace(
         task, gold=msgspec.structs.replace(gold, calls=gold_writes)
@@ -257,19 +259,20 @@ def _failures(
     written = [m for m in trajectory.messages if isinstance(m, AssistantMessage)]
     answered = trajectory.stop is StopReason.ANSWER
     kinds = []
-    if answered and gold.calls and not any(turn.calls for turn in written):
+    if answered and gold.listed and not any(turn.calls for turn in written):
         kinds.append(FailureKind.EARLY_ENDING)
     if cascaded(task, trajectory):
         kinds.append(FailureKind.MISMATCH_CASCADE)
     if is_meta_reasoning(final_answer(trajectory)):
         kinds.append(FailureKind.META_REASONING)
     if seen_tools is not None and not succeeded:
-        needed = {call.name for call in gold.calls}
+        needed = {call.name for call in gold.listed}
         if needed - set(seen_tools):
             kinds.append(FailureKind.UNSEEN_TOOLS)
     if thinking_share(written) >= THINKING_HEAVY:
         kinds.append(FailureKind.THINKING_COST)
-    if trajectory.stop is StopReason.MAX_TURNS or len(trajectory.results) > len(gold.calls):
+    more = gold.calls is not None and len(trajectory.results) > len(gold.calls)
+    if trajectory.stop is StopReason.MAX_TURNS or more:
         kinds.append(FailureKind.OVER_CHAINING)
     return tuple(kinds)
 

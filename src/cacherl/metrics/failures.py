@@ -150,7 +150,7 @@ def diagnose(
 def _against_gold(
     task: Task, trajectory: Trajectory, pairing: Pairing, specs: Mapping[str, ToolSpec]
 ) -> set[FailureKind]:
-    gold = task.gold.calls if task.gold is not None else ()
+    gold = task.gold.listed if task.gold is not None else ()
     calls = made_calls(trajectory)
     answered = trajectory.stop is StopReason.ANSWER
     kinds = set()
@@ -278,7 +278,7 @@ def _wrong_fields(task: Task, trajectory: Trajectory, pairing: Pairing) -> tuple
     heard = _heard(trajectory)
     found = []
     for g, c in pairing.near:
-        want, call = task.gold.calls[g], calls[c]
+        want, call = task.gold.listed[g], calls[c]
         if not isinstance(call, ToolCall):
             continue
         for field in argument_fields(specs.get(want.name), call.arguments, want.arguments):

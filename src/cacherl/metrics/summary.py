@@ -34,6 +34,7 @@ class GroupScore(Record, frozen=True, kw_only=True):
 
     n: int
     process_accuracy: Interval
+    """Over the tasks that say which calls are right."""
     end_to_end: Interval
 
 
@@ -44,6 +45,7 @@ class EvalSummary(Record, frozen=True, kw_only=True):
     live: bool
     n: int
     process_accuracy: Interval
+    """Over the tasks that say which calls are right."""
     end_to_end: Interval
     by_family: dict[str, GroupScore]
     by_language: dict[str, GroupScore]
@@ -82,6 +84,10 @@ def summarise(rows: Sequence[EvalRow], *, seed: int = 0) -> EvalSummary:
         raise DataError(
             f"the rows mix evaluations ({', '.join(policies)}; live: {sorted(kinds)}). "
             "Summarise each evaluation by itself."
+        )
+    if all(row.process_accuracy is None for row in rows):
+        raise DataError(
+            "no task says which calls are right, so there is no process accuracy. Add `expect.calls` to some."
         )
     rows = sorted(rows, key=lambda row: row.task_id)
     whole = _group_score(rows, seed)
@@ -130,8 +136,10 @@ def paired_difference(
     Raises:
         DataError: no task is in both.
     """
-    a = {row.task_id: float(getattr(row, metric)) for row in a_rows}
-    b = {row.task_id: float(getattr(row, metric)) for row in b_rows}
+    a, b = (
+        {row.task_id: float(value) for row in rows if (value := getattr(row, metric)) is not None}
+        for rows in (a_rows, b_rows)
+    )
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise DataError(
@@ -159,13 +167,21 @@ def _groups(
         group = group_of(row)
         if group is not None:
             groups.setdefault(group, []).append(row)
-    return {name: _group_score(groups[name], seed) for name in sorted(groups)}
+    return {
+        name: _group_score(groups[name], seed)
+        for name in sorted(groups)
+        if any(row.process_accuracy is not None for row in groups[name])
+    }
 
 
 def _group_score(rows: Sequence[EvalRow], seed: int) -> GroupScore:
-    process, end_to_end = _bootstrap(
-        np.array([[row.process_accuracy, float(row.end_to_end)] for row in rows]), seed
-    )
+    known = [row.process_accuracy for row in rows if row.process_accuracy is not None]
+    ends = [float(row.end_to_end) for row in rows]
+    if len(known) == len(rows):  # one draw for both, where both are of the same tasks
+        process, end_to_end = _bootstrap(np.array([known, ends]).T, seed)
+    else:
+        (process,) = _bootstrap(np.array([known]).T, seed)
+        (end_to_end,) = _bootstrap(np.array([ends]).T, seed)
     return GroupScore(n=len(rows), process_accuracy=process, end_to_end=end_to_end)
 
 

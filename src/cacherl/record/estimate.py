@@ -71,7 +71,8 @@ def _episode(task: Task, limits: Limits, *, worst: bool) -> Tokens:
             limits.max_result_tokens,
         )
     else:
-        calls = len(task.gold.calls) if task.gold is not None else USUAL_CALLS
+        known = None if task.gold is None else task.gold.calls
+        calls = USUAL_CALLS if known is None else len(known)
         turns = min(limits.max_turns, calls + len(task.user_turns))
         written = min(limits.max_turn_tokens, USUAL_TURN_TOKENS)
         result = min(limits.max_result_tokens, USUAL_RESULT_TOKENS)

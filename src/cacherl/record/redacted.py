@@ -30,13 +30,15 @@ def redacted_task(task: Task, redactor: Redactor) -> Task:
     """Return the task without what the redactor takes out; its id stays."""
     gold = task.gold
     if gold is not None:
-        calls = (replace(call, arguments=redactor.arguments(call.arguments)) for call in gold.calls)
+        calls = (
+            replace(call, arguments=redactor.arguments(call.arguments)) for call in gold.listed
+        )
         rule = replace(
             gold.answer,
             must=tuple(tuple(map(redactor.text, group)) for group in gold.answer.must),
             must_not=tuple(map(redactor.text, gold.answer.must_not)),
         )
-        gold = replace(gold, calls=tuple(calls), answer=rule)
+        gold = replace(gold, calls=None if gold.calls is None else tuple(calls), answer=rule)
     return replace(
         task,
         scenario=redactor.text(task.scenario),

@@ -275,7 +275,7 @@ def _transcript(one: Transcript, names: Sequence[str]) -> dict[str, Any]:
         "family": task.family.replace("_", " "),
         "language": task.language,
         "user_turns": task.user_turns,
-        "gold": [f"{call.name}({_arguments(call.arguments)})" for call in gold.calls]
+        "gold": [f"{call.name}({_arguments(call.arguments)})" for call in gold.listed]
         if gold
         else [],
         "played": [

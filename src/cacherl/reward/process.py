@@ -54,7 +54,7 @@ class ProcessWeights:
 class ProcessReward(Record, frozen=True, kw_only=True):
     """How right the way was, part by part; every number lies in [0, 1].
 
-    `tool`, `arguments` and `order` are None for tasks without gold.
+    `tool`, `arguments` and `order` are None for tasks whose way nobody said.
     """
 
     format: float
@@ -232,7 +232,7 @@ def matched_gold_calls(task: Task, calls: Sequence[Call]) -> int:
     may come in any order among themselves. Each made call covers at most one gold call.
 
     Raises:
-        ValueError: the task has no gold.
+        ValueError: the task has no gold calls.
     """
     gold = _gold(task)
     same = [[a == 1.0 for a in row] for row in _agreements(task, calls, gold)]
@@ -240,7 +240,7 @@ def matched_gold_calls(task: Task, calls: Sequence[Call]) -> int:
 
 
 def _gold(task: Task) -> tuple[GoldCall, ...]:
-    if task.gold is None:
+    if task.gold is None or task.gold.calls is None:
         raise ValueError(f"task {task.id} has no gold calls to compare with")
     return task.gold.calls
 
@@ -251,7 +251,7 @@ def process_accuracy(task: Task, trajectory: Trajectory) -> float:
     A task whose gold has no call scores 1.0 if no call was made, else 0.0.
 
     Raises:
-        ValueError: the task has no gold.
+        ValueError: the task has no gold calls.
     """
     gold, calls = _gold(task), made_calls(trajectory)
     if not gold:
@@ -315,7 +315,7 @@ def process_reward(
     clean = sum(not _TAGS.search(turn.content) for turn in turns)
     no_leak = clean / len(turns) if turns else 0.0
     tool, arguments, order = _against_gold(task, calls)
-    if task.gold is None:
+    if task.gold is None or task.gold.calls is None:
         extra, gold_calls = _repeats(task, calls), 0
     else:
         gold_calls = len(task.gold.calls)
@@ -347,8 +347,8 @@ def process_reward(
 def _against_gold(
     task: Task, calls: Sequence[Call]
 ) -> tuple[float, float, float] | tuple[None, None, None]:
-    """Return the tool, arguments and order parts, or Nones for a task without gold."""
-    if task.gold is None:
+    """Return the tool, arguments and order parts, or Nones for a task whose way nobody said."""
+    if task.gold is None or task.gold.calls is None:
         return None, None, None
     gold = task.gold.calls
     if not gold:

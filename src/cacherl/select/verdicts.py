@@ -236,8 +236,9 @@ def _verified(
     # Imported gold may have no state: an empty one equals no world's.
     if gold.state and trajectory.final_state is not None:
         state = float(trajectory.final_state == gold.state)
-    # No calls and no state either is gold that only knows the answer, not a task for which none are due.
-    process = scorers.process(task, trajectory) if gold.calls or gold.state else None
+    # Files written before None could be said hold an empty list for "nobody said".
+    known = gold.calls is not None and (gold.calls or gold.state)
+    process = scorers.process(task, trajectory) if known else None
     return process, answer, state
 
 

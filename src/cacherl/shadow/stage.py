@@ -65,8 +65,8 @@ def gold_score(task: Task, trajectory: Trajectory) -> dict[str, float]:
     if task.gold is None:
         return {}
     row = score_episode(task, trajectory)
-    return {
-        "process_accuracy": row.process_accuracy,
+    way = {} if row.process_accuracy is None else {"process_accuracy": row.process_accuracy}
+    return way | {
         "end_to_end": float(row.end_to_end),
         "outcome_right": float(row.outcome_right),
         "answer_right": float(row.answer_right),

@@ -100,7 +100,7 @@ def _state_said(task: Task, trajectory: Trajectory) -> str:
     """Return the first gold write that is missing, or the first write that gold does not have."""
     gold = gold_of(task)
     writers = {spec.name for spec in task.tools if spec.effects.writes}
-    wanted = [call for call in gold.calls if call.name in writers]
+    wanted = [call for call in gold.listed if call.name in writers]
     made = [
         call
         for call, result in calls_with_results(trajectory)

@@ -277,15 +277,13 @@ def _wanted(task: Task, said: Expected | None) -> _Wanted:
         gold = task.gold
         if gold is None:
             return _Wanted()
-        return _Wanted(ways=(gold.calls,), answer=gold.answer, digest=gold.state)
-    ways = []
-    for way in said.ways():
-        gold = gold_of(Expected(calls=way))
-        ways.append(() if gold is None else gold.calls)
+        ways = () if gold.calls is None else (gold.calls,)
+        return _Wanted(ways=ways, answer=gold.answer, digest=gold.state)
+    golds = [gold_of(Expected(calls=way)) for way in said.ways()]
     answer: Gold | None = None if said.answer is None else gold_of(Expected(answer=said.answer))
     judged = None if said.judge is False else PASSES if said.judge is True else float(said.judge)
     return _Wanted(
-        ways=tuple(ways),
+        ways=tuple(gold.listed for gold in golds if gold is not None),
         answer=None if answer is None else answer.answer,
         looks=said.state if isinstance(said.state, tuple) else (),
         digest=said.state if isinstance(said.state, str) else "",

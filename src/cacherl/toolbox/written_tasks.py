@@ -258,8 +258,8 @@ def _tools_expected(expected: Expected) -> Iterator[tuple[str, str]]:
 def gold_of(expected: Expected) -> Gold | None:
     """Return what is expected as gold; None where nothing is.
 
-    A part that was not written is empty in it: no calls and no state ask nothing of the way, an empty
-    rule asks nothing of the answer. Of several ways the first is gold; looks at the state and a judge's
+    A part that was not written asks nothing: no calls are None, no state is empty, an empty rule asks
+    nothing of the answer. Of several ways the first is gold; looks at the state and a judge's
     score are the business of the suite `own`.
     """
     answer = expected.answer
@@ -280,8 +280,10 @@ def gold_of(expected: Expected) -> Gold | None:
                 arguments=call.arguments,
                 step=place if call.step is None else call.step,
             )
-            for place, call in enumerate(ways[0] if ways else ())
-        ),
+            for place, call in enumerate(ways[0])
+        )
+        if ways
+        else None,
         answer=rule,
         state=state,
     )

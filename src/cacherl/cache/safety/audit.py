@@ -128,7 +128,7 @@ def held_out_tasks(tasks: Iterable[Task]) -> HeldOut:
     calls = []
     for task in tasks:
         specs = {spec.name: spec for spec in task.tools}
-        for gold in () if task.gold is None else task.gold.calls:
+        for gold in () if task.gold is None else task.gold.listed:
             calls.append(
                 HeldCall(
                     namespace=task.namespace,

@@ -106,7 +106,7 @@ class DeskExpert:
 
 def _possible(task: Task) -> list[Detour]:
     """Return the detours that make sense for a task."""
-    gold = task.gold.calls if task.gold else ()
+    gold = task.gold.listed if task.gold else ()
     possible = [Detour.EXTRA_READ, Detour.WRONG_ANSWER, Detour.META]
     if gold:
         possible.append(Detour.WRONG_ID)
@@ -216,7 +216,7 @@ class _Session:
 
     def _last_write(self) -> int:
         """Return which writing turn, counted from 1, is the last."""
-        gold = self._task.gold.calls if self._task.gold else ()
+        gold = self._task.gold.listed if self._task.gold else ()
         return len({call.step for call in gold if call.name in WRITERS})
 
     def _mistyped(self, move: Act) -> Act:
