@@ -9,6 +9,8 @@
 #   make bench-cache  the cache against a dict, Redis, rapidfuzz and tantivy; keeps a JSON result
 #   make bench-fidelity  how often the cache is right, on real recordings
 #   make bench-record  what recording, the proxy and importing cost; keeps a JSON result
+#   make bench-suites  how long the gold of BFCL and the desk takes to run and check
+#   make bench-shadow  cache against world on the desk and on BFCL, step by step
 #   make servers      the MCP servers of examples/mcp_filesystem.md, into .servers (needs node 20 and npm)
 #
 # Everything is installed into .venv and nowhere else; the example's servers into .servers.
@@ -22,10 +24,10 @@ STAMP := .venv/.installed
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-EXTRAS := train,mcp,teacher,http,hub,card,report,redis,calibrate,parquet,redact,dev
+EXTRAS := train,mcp,teacher,http,hub,card,suites,report,redis,calibrate,parquet,redact,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity bench-record servers clean
+.PHONY: help install quickstart test check fix tiny-base docs bench-cache bench-fidelity bench-record bench-suites bench-shadow servers clean
 
 help:
 	@sed -n '3,14p' Makefile | cut -c3-
@@ -75,6 +77,12 @@ bench-record: install
 	$(BIN)/python -m benchmarks.bench_record
 
 # Each server keeps its own versions of everything: none of them may decide what .venv holds.
+bench-suites: install
+	$(BIN)/python -m benchmarks.bench_suites
+
+bench-shadow: install
+	$(BIN)/python -m benchmarks.bench_shadow
+
 SERVERS := .servers
 SERVER_PINS := examples/servers/time-git.txt examples/servers/sqlite.txt examples/servers/package.json examples/servers/package-lock.json
 
