@@ -88,7 +88,9 @@ def test_own_takes_a_file_beside_the_tools_and_the_whole_of_it(tmp_path: Path) -
     """The shortest name is the path that one has anyway."""
     (tmp_path / "t.py").write_text("def add(a: int, b: int) -> int:\n    return a + b\n")
     tools = tmp_path / "tools.toml"
-    tools.write_text('namespace = "sums"\nresets = true\n[python.t]\nmodule = "t.py"\n')
+    tools.write_text(
+        'namespace = "sums"\nresets = true\n[python.t]\nmodule = "t.py"\nresets = true\n'
+    )
     (tmp_path / "tasks.jsonl").write_text(
         '{"task": "2 and 2?", "expect": {"answer": "4", "judge": true}}'
     )

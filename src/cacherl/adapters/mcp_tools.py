@@ -142,12 +142,26 @@ class McpSource:
 
     def __init__(self, server: McpServer, *, scenario: str = "", ping_s: float = PING_S) -> None:
         self._server = server.in_scenario(scenario)
+        self._by_scenario = server.by_scenario
         self._ping_s = ping_s
         self._link: _Link | None = None
 
     @property
     def name(self) -> str:
         return self._server.name
+
+    @property
+    def lasting(self) -> str:
+        """Why its state outlives an episode, and what to write; nothing if the scenario holds it."""
+        said = f"`resets = true` under [mcp.{self.name}]"
+        if self._server.url is not None:
+            return f"the server runs on. Say {said} if each connection starts afresh."
+        if self._by_scenario:
+            return ""
+        return (
+            f"nothing says where an episode's own state lies. Put {SCENARIO} into its `args`, `env` or "
+            f"`cwd`, or say {said} if all it keeps is in its process."
+        )
 
     async def start(self) -> Sequence[ToolSpec]:
         """Start or reach the server and return its tools.

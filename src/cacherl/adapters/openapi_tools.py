@@ -88,6 +88,14 @@ class OpenApiSource:
     def name(self) -> str:
         return self._name
 
+    @property
+    def lasting(self) -> str:
+        """Why its state outlives an episode, and what to write."""
+        return (
+            "the service runs on. Say `writes = []` of what only reads ([tools.NAME]), or `resets = true` "
+            f"under [openapi.{self._name}] if it keeps nothing of an episode."
+        )
+
     async def start(self) -> Sequence[ToolSpec]:
         """Read the document and return its operations as tools. The service is not asked yet.
 

@@ -56,6 +56,9 @@ class McpSection(Record, frozen=True, kw_only=True):
     prefix: bool = False
     """Offer every tool as `NAME__tool`."""
     start_timeout_s: Seconds = 30.0
+    resets: bool | None = None
+    """Whether a server opened for an episode starts afresh. Taken to be so where it is started here and
+    `{scenario}` says where its state lies."""
 
     def __post_init__(self) -> None:
         if (self.command is None) == (self.url is None):
@@ -77,6 +80,8 @@ class PythonSection(Record, frozen=True, kw_only=True):
     """`shop.py`, a file; or a dotted module, `shop.tools`, which may lie beside the file."""
     only: tuple[str, ...] = ()
     prefix: bool = False
+    resets: bool | None = None
+    """Whether its functions start afresh with each episode. Taken to be so where it has `open_tools`."""
 
 
 class OpenApiSection(Record, frozen=True, kw_only=True):
@@ -92,6 +97,8 @@ class OpenApiSection(Record, frozen=True, kw_only=True):
     """The same for the query string: `{ api_key = "${KEY}" }`."""
     only: tuple[str, ...] = ()
     prefix: bool = False
+    resets: bool | None = None
+    """Whether the service starts afresh with each episode. Never taken to be so."""
 
 
 class ToolsFile(Record, frozen=True, kw_only=True):
@@ -100,7 +107,8 @@ class ToolsFile(Record, frozen=True, kw_only=True):
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
     """Part of every cache key."""
     resets: bool = False
-    """Whether every episode starts on a fresh state."""
+    """Whether every episode starts on a fresh state. Refused where a source with tools that write does
+    not (see `resets` of each)."""
     scenario: str = ""
     """What `{scenario}` stands for where a task names none, and when tools are listed."""
     policy: CallPolicy = CallPolicy()

@@ -343,11 +343,22 @@ class FunctionSource:
         self._only = tuple(only)
         self._functions: dict[str, _Function] = {}
         self._opened: object | None = None
+        self._opens = False
         self._worker: _Worker | None = None
 
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def lasting(self) -> str:
+        """Why its state outlives an episode, once started, and what to write; nothing if it does not."""
+        if self._opens:
+            return ""
+        return (
+            f"its module has no {OPENER}(scenario). Write one that makes an episode's own state, or say "
+            f"`resets = true` under [python.{self._name}] if its functions keep none."
+        )
 
     async def start(self) -> Sequence[ToolSpec]:
         """Load the module, open its state if it has any, and return its tools.
@@ -372,6 +383,7 @@ class FunctionSource:
         module = await worker.run(lambda: load_module(where, folder))
         functions = functions_in(module)
         opener = getattr(module, OPENER, None)
+        self._opens = opener is not None
         if opener is None:
             worker.stop()
             self._worker = None

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from cacherl.core.errors import ToolError
+from cacherl.core.errors import RecipeError, ToolError
 from cacherl.core.messages import ToolCall
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.schema import error_text
@@ -242,6 +242,8 @@ class Toolbox:
             has them, so that a further source renames none; True for all.
         keeps_state: whether the sources hold the episode's state in themselves. One that went down
             after a write has then lost it, and is not started again for this episode.
+        lasting: says why a source's state outlives the episode though it must not, and what to write;
+            nothing where all is well. Asked of started sources with tools that write.
         gates: shared by the episodes whose calls are limited together.
         tally: shared by the episodes that are counted together.
         random: draws the waits before retries.
@@ -255,6 +257,7 @@ class Toolbox:
         rules: Mapping[str, ToolRule] | None = None,
         prefix: bool | Collection[str] = False,
         keeps_state: bool = False,
+        lasting: Callable[[ToolSource], str] | None = None,
         gates: Gates | None = None,
         tally: Tally | None = None,
         random: Random | None = None,
@@ -263,6 +266,7 @@ class Toolbox:
         self._rules = rules or {}
         self._prefix = prefix
         self._keeps_state = keeps_state
+        self._lasting = lasting
         self._wrote: set[str] = set()
         self._gates = gates or Gates()
         self._tally = tally or Tally()
@@ -278,6 +282,7 @@ class Toolbox:
 
         Raises:
             ToolError: a source cannot be started, tools cannot be told apart, or a rule is of no tool.
+            RecipeError: the state of a source outlives the episode, and must not.
         """
         async with self._starting:
             if self._routes is None:
@@ -303,7 +308,10 @@ class Toolbox:
         for outcome in listed:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return _routes(kept, self._policy, self._rules, prefix=self._prefix)
+        routes = _routes(kept, self._policy, self._rules, prefix=self._prefix)
+        if self._lasting is not None:
+            _refuse_lasting(routes, self._lasting)
+        return routes
 
     def _kept(self, source: AnySource) -> KeptSource:
         if isinstance(source, KeptSource):
@@ -462,6 +470,21 @@ def _routes(
                 "Correct its name."
             )
     return routes
+
+
+def _refuse_lasting(routes: Mapping[str, _Route], lasting: Callable[[ToolSource], str]) -> None:
+    """Raise where an episode would find what another one wrote, and was promised a fresh state."""
+    writers: dict[KeptSource, list[str]] = {}
+    for name, route in routes.items():
+        if route.spec.effects.writes:
+            writers.setdefault(route.kept, []).append(name)
+    for kept, names in writers.items():
+        why = lasting(kept.source)
+        if why:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise RecipeError(
+                f"the tools are said to reset, and what {kept.name} writes ({some}) would stay: {why}"
+            )
 
 
 def _result(call: ToolCall, answer: Answer, latency_s: float) -> ToolResult:

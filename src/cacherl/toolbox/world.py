@@ -30,6 +30,9 @@ class Place:
     """Whether what is opened differs between scenarios: its command or address names one."""
     prefix: bool = False
     """Offer its tools as `<name>__<tool>` even where no other source has them."""
+    resets: bool | None = True
+    """Whether what is opened starts on a fresh state, in a world that resets; None asks the source (its
+    `lasting`)."""
 
 
 class ToolboxWorld:
@@ -69,6 +72,7 @@ class ToolboxWorld:
         self._places = tuple(places)
         self._policy = policy or CallPolicy()
         self._rules = dict(rules or {})
+        self._said = {place.name: place.resets for place in places}
         self._prefix = frozenset(place.name for place in places if place.prefix)
         self._tasks = tasks
         self.list_scenario = list_scenario
@@ -84,6 +88,7 @@ class ToolboxWorld:
 
         Raises:
             ToolError: a source cannot be started, tools cannot be told apart, or a rule is of no tool.
+            RecipeError: the world resets, and a source with tools that write does not.
         """
         if self._specs is None:
             # In a thread: the caller may itself stand in an event loop.
@@ -93,7 +98,13 @@ class ToolboxWorld:
 
     async def _listed(self) -> tuple[ToolSpec, ...]:
         every = [place.open(self.list_scenario) for place in self._places]
-        tools = Toolbox(every, policy=self._policy, rules=self._rules, prefix=self._prefix)
+        tools = Toolbox(
+            every,
+            policy=self._policy,
+            rules=self._rules,
+            prefix=self._prefix,
+            lasting=self._lasting,
+        )
         try:
             return tuple(await tools.start())
         finally:
@@ -107,10 +118,20 @@ class ToolboxWorld:
             rules=self._rules,
             prefix=self._prefix,
             keeps_state=self.resets,
+            lasting=self._lasting,
             gates=self._gates,
             tally=self._tally,
             random=self._random,
         )
+
+    def _lasting(self, source: ToolSource) -> str:
+        """Return why a source breaks the promise that every episode starts afresh, or nothing."""
+        said = self._said.get(source.name)
+        if not self.resets or said:
+            return ""
+        if said is False:
+            return "`resets = false` is said of it. Correct one of the two."
+        return str(getattr(source, "lasting", ""))
 
     def _source(self, place: Place, scenario: str) -> ToolSource | KeptSource:
         """Return a source of the episode's own, or the one that the running loop's episodes share."""
