@@ -266,6 +266,28 @@ async def test_a_dead_model_ends_the_run_with_its_own_line(tmp_path: Path) -> No
     assert len(list(read_jsonl(out, Trajectory))) == 4
 
 
+async def test_failures_that_a_success_parts_end_nothing(tmp_path: Path) -> None:
+    """A teacher that fails now and then is worth going on with, however often that is in all."""
+    world, model, out = Counter(), Adder(), tmp_path / "trajectories.jsonl"
+
+    def every_third_works(done: int, _: int) -> None:
+        model.broken = done % 3 != 2
+
+    summary = await record(
+        model,
+        world,
+        world.tasks(Split.TRAIN, count=30, seed=0),
+        limits=LIMITS,
+        seed=0,
+        out=out,
+        concurrency=1,
+        on_progress=every_third_works,
+        give_up_after=3,
+    )
+
+    assert summary.stops == {"answer": 10, "model_failed": 20}
+
+
 async def test_the_hook_sees_each_trajectory_once_it_is_on_file(tmp_path: Path) -> None:
     """The cache follows the file there: behind it after a kill, never before it, so nothing counts twice."""
     world, out = Counter(), tmp_path / "trajectories.jsonl"

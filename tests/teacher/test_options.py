@@ -65,7 +65,14 @@ def test_an_unknown_provider_is_told_before_any_work(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"budget_dollars": 0.0}, {"retries": -1}, {"timeout_s": 0.0}, {"requests_per_minute": -5.0}],
+    [
+        {"budget_dollars": 0.0},
+        {"budget_dollars": float("nan")},
+        {"budget_dollars": float("inf")},
+        {"retries": -1},
+        {"timeout_s": 0.0},
+        {"requests_per_minute": -5.0},
+    ],
 )
 def test_an_option_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
     """A budget of nothing is a slip of the keyboard."""

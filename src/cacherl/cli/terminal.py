@@ -18,7 +18,18 @@ from cacherl.core.errors import CacheRLError
 
 # A full disk, a folder that is not ours, a machine that gives no more: nothing that a traceback helps with.
 _OF_THE_MACHINE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
+    {
+        *(
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EROFS,
+            errno.EIO,
+            errno.EACCES,
+            errno.EPERM,
+        ),
+        *(errno.EMFILE, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    }
 )
 
 
