@@ -18,8 +18,13 @@ from cacherl.core.tasks import AnswerRule, Gold, GoldCall, Split, Task
 from cacherl.core.tools import ToolSpec
 from cacherl.toolbox.written_tasks import SYSTEM, read_tasks, split_of
 
+TAKES = {
+    "type": "object",
+    "properties": {"order_id": {"type": "string"}},
+    "required": ["order_id"],
+}
 TOOLS = tuple(
-    ToolSpec(name=name, description=name, parameters={"type": "object"})
+    ToolSpec(name=name, description=name, parameters=TAKES)
     for name in ("get_order", "cancel_order")
 )
 
@@ -179,6 +184,31 @@ def test_one_text_in_two_scenarios_is_two_tasks_of_one_split(tmp_path: Path) -> 
             "`expect.calls`: there is no tool 'x'",
         ),
         ("a.jsonl", '{"task": "a", "expect": {"must": 1}}', "field `expect`"),
+        (
+            "a.jsonl",
+            '{"task": "a"}\n{"task": "b", "expect": {"anwser": "42"}}',
+            ":2: field `expect`: there is no `anwser` in it (did you mean `answer`?)",
+        ),
+        (
+            "a.jsonl",
+            '{"task": "a", "expect": {"calls": [{"name": "get_order", "args": {}}]}}',
+            "field `expect.calls[0]`: there is no `args` in it (did you mean `arguments`?)",
+        ),
+        (
+            "a.jsonl",
+            '{"task": "a", "expect": {"calls": [{"name": "get_order", "arguments": {"oder_id": "A"}}]}}',
+            "`expect.calls`: get_order does not take these arguments",
+        ),
+        (
+            "a.jsonl",
+            '{"task": "a", "expect": {"or_calls": [[{"name": "get_order", "arguments": {"order_id": 1}}]]}}',
+            "1 is not of type 'string'",
+        ),
+        (
+            "a.jsonl",
+            '{"task": "a", "expect": {"state": [{"name": "get_order", "contains": 1}]}}',
+            "`expect.state`: get_order does not take these arguments",
+        ),
         ("a.jsonl", '{"task": "a"}\n{"task": "a "}', ":2: field `id`: "),
         ("a.jsonl", '{"task": "a"', ":1: not JSON"),
         ("a.jsonl", '["a"]', ":1: a list, not an object"),

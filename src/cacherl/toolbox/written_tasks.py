@@ -27,6 +27,7 @@ import msgspec
 from cacherl.core.errors import DataError
 from cacherl.core.jsonl import decode_line
 from cacherl.core.records import JsonObject, Record
+from cacherl.core.schema import argument_problem
 from cacherl.core.tasks import AnswerRule, Gold, GoldCall, Split, Task
 from cacherl.core.tools import ToolSpec
 from cacherl.toolbox.config import did_you_mean
@@ -219,14 +220,25 @@ def _task(
     except ValueError as error:
         raise DataError(f"{where}: {error}.") from error
     names = tuple(offered) if said.tools is None else said.tools
+    expected = [] if said.expect is None else list(_calls_expected(said.expect))
     for field, name in (
         *(("tools", name) for name in names),
-        *(() if said.expect is None else _tools_expected(said.expect)),
+        *((field, call.name) for field, call in expected),
     ):
         if name not in offered:
             raise DataError(
                 f"{where}: field `{field}`: there is no tool {name!r}{did_you_mean(name, offered)}. "
                 "See what there is with `cacherl tools list`."
+            )
+    for field, call in expected:
+        problem = argument_problem(offered[call.name], call.arguments)
+        if problem is not None:
+            properties = offered[call.name].parameters.get("properties", {})
+            unknown = [name for name in call.arguments if name not in properties]
+            near = did_you_mean(unknown[0], properties) if unknown else ""
+            raise DataError(
+                f"{where}: field `{field}`: {call.name} does not take these arguments: {problem}{near}. "
+                f"See what it takes with `cacherl tools show TOOLS {call.name}`."
             )
     text = _plain("\n".join(turns))
     own = text if said.scenario is None else f"{text}\n{said.scenario}"
@@ -245,14 +257,14 @@ def _task(
     )
 
 
-def _tools_expected(expected: Expected) -> Iterator[tuple[str, str]]:
-    """Yield the names of tools, each with the field that it stands in."""
+def _calls_expected(expected: Expected) -> Iterator[tuple[str, ExpectedCall | ExpectedResult]]:
+    """Yield the calls, each with the field that it stands in."""
     for call in expected.calls or ():
-        yield "expect.calls", call.name
+        yield "expect.calls", call
     for way in expected.or_calls:
-        yield from (("expect.or_calls", call.name) for call in way)
+        yield from (("expect.or_calls", call) for call in way)
     if isinstance(expected.state, tuple):
-        yield from (("expect.state", look.name) for look in expected.state)
+        yield from (("expect.state", look) for look in expected.state)
 
 
 def gold_of(expected: Expected) -> Gold | None:
@@ -356,9 +368,30 @@ def _written(found: JsonObject, where: str) -> WrittenTask:
     except msgspec.ValidationError as error:
         at = re.search(r" - at `\$\.?(.*)`", str(error))
         words = str(error).partition(" - at ")[0]
-        raise DataError(
-            f"{where}: field `{at[1] if at else ''}`: {words}. Correct that field."
-        ) from error
+        field = at[1] if at else ""
+        unknown = _UNKNOWN.match(words)
+        if unknown is not None:
+            inner = [each.name for each in msgspec.structs.fields(_record_at(field))]
+            words = f"there is no `{unknown[1]}` in it{did_you_mean(unknown[1], inner)}. "
+            raise DataError(
+                f"{where}: field `{field}`: {words}There are: {', '.join(inner)}."
+            ) from error
+        raise DataError(f"{where}: field `{field}`: {words}. Correct that field.") from error
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+
+
+def _record_at(field: str) -> type[Record]:
+    """Return what stands at a place of a line, by its path (`expect.calls[0]`)."""
+    kinds: Mapping[str, type[Record]] = {
+        "expect": Expected,
+        "expect.answer": ExpectedAnswer,
+        "expect.calls": ExpectedCall,
+        "expect.or_calls": ExpectedCall,
+        "expect.state": ExpectedResult,
+    }
+    return kinds.get(field.partition("[")[0], WrittenTask)
 
 
 def _txt(text: str, path: str) -> _Lines:
