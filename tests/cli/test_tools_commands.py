@@ -72,6 +72,35 @@ def test_list_says_where_tools_come_from_and_what_they_touch(shop: Path) -> None
     assert by_name["get_invoice"]["effects"] == {"reads": ["invoice:{order_id}"]}
 
 
+def test_a_parameter_without_a_type_is_pointed_out(tmp_path: Path) -> None:
+    """A forgotten hint becomes a schema that takes anything, and a model then sends anything."""
+    (tmp_path / "mine.py").write_text(
+        'def look(a, b: int, c=3):\n    """Look.\n\n    Args:\n        a: what\n    """\n    return a\n'
+    )
+    tools = tmp_path / "tools.toml"
+    tools.write_text('namespace = "n"\n[python.mine]\nmodule = "mine.py"\n')
+
+    listed, shown = run("list", tools), run("show", tools, "look")
+
+    said = "look: no type hint for a, c: anything is accepted"
+    assert said in listed.stderr
+    assert said in shown.stdout
+    assert "1 tool of 1 source." in listed.stdout
+    assert json.loads(run("list", tools, "--json").stdout)["notes"] == [said]
+
+
+def test_a_file_and_a_command_at_once_are_refused_by_name() -> None:
+    """Whichever of the two was taken, it could be the other that was meant."""
+    for arguments in (
+        ["list", "--json", "t.toml", "--", "npx", "x"],
+        ["call", "t.toml", "get_order", "--", "npx", "x"],
+    ):
+        refused = run(*arguments)
+
+        assert refused.exit_code == 2
+        assert "either a file (t.toml) or a server's command after --" in refused.stderr
+
+
 def test_list_warns_of_tools_that_declare_nothing(tmp_path: Path) -> None:
     """And says what to write."""
     (tmp_path / "mine.py").write_text('def look() -> str:\n    """Look [red]up[/red]."""\n')

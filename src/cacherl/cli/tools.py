@@ -41,9 +41,20 @@ class _WithCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if _AFTER in args:
             at = args.index(_AFTER)
+            words = zip(["", *args], args[:at], strict=False)
+            file = next((w for before, w in words if _is_file(before, w)), None)
+            if file is not None:
+                raise click.UsageError(
+                    f"give either a file ({file}) or a server's command after {_AFTER}, not both",
+                    ctx,
+                )
             ctx.meta[_COMMAND] = tuple(args[at + 1 :])
             args = ["-", *args[:at]]
         return super().parse_args(ctx, args)
+
+
+def _is_file(before: str, word: str) -> bool:
+    return word.endswith(".toml") and before != "--scenario"
 
 
 @click.group("tools")
@@ -68,6 +79,7 @@ def list_command(tools: Path, scenario: str | None, json_out: bool) -> None:
         return [(spec, toolbox.source_of(spec.name)) for spec in await toolbox.start()]
 
     found, notes = _with_tools(tools, scenario, listed)
+    notes += [note for spec, _ in found if (note := _untyped(spec))]
     if json_out:
         rows = [{"source": source, **msgspec.to_builtins(spec)} for spec, source in found]
         click.echo(as_json({"tools": rows, "notes": notes}))
@@ -83,7 +95,8 @@ def list_command(tools: Path, scenario: str | None, json_out: bool) -> None:
     for note in notes:
         click.echo(_plain(note), err=True)
     sources = len({source for _, source in found})
-    click.echo(f"{len(found)} tools of {sources} source{'s' if sources != 1 else ''}.")
+    many, several = ("" if number == 1 else "s" for number in (len(found), sources))
+    click.echo(f"{len(found)} tool{many} of {sources} source{several}.")
     undeclared = [spec.name for spec, _ in found if spec.effects == UNDECLARED]
     if undeclared:
         click.echo(
@@ -113,6 +126,8 @@ def show_command(tools: Path, name: str, scenario: str | None, json_out: bool) -
     if spec.description:
         click.echo(f"\n{_plain(spec.description)}")
     click.echo(f"\n{as_json(spec.parameters)}\n")
+    if note := _untyped(spec):
+        click.echo(f"{_plain(note)}\n")
     click.echo(_plain(f"Try it: {_try_it(tools, spec)}"))
 
 
@@ -264,6 +279,25 @@ def effects_in_words(effects: Effects) -> str:
         parts.append(f"writes {_resources(effects.writes)}{twice}")
     words = "; ".join(parts) or "touches nothing"
     return f"{words}; changes by itself" if effects.open_world else words
+
+
+def _untyped(spec: ToolSpec) -> str:
+    """Return which parameters take anything because nobody said what they are, or nothing."""
+    said = spec.parameters.get("properties")
+    if not isinstance(said, dict):
+        return ""
+    # `{}` says nothing, and neither does a default or what stands in a docstring.
+    silent = [name for name, schema in said.items() if _is_silent(schema)]
+    if not silent:
+        return ""
+    return f"{spec.name}: no type hint for {', '.join(silent)}: anything is accepted"
+
+
+def _is_silent(schema: Any) -> bool:
+    return schema is True or (isinstance(schema, dict) and schema.keys() <= _SAY_NOTHING)
+
+
+_SAY_NOTHING = frozenset({"default", "description", "title", "examples"})
 
 
 def _resources(templates: Sequence[str]) -> str:
