@@ -177,7 +177,7 @@ def tell_failed(folder: EvalFolder, failed: Sequence[Result], *, json_out: bool)
         table.add_row(
             escape(plain(row.task_id)), str(row.trial), escape(plain(how)), escape(plain(said))
         )
-    _print(table)
+    Console(highlight=False).print(table)
     click.echo(f"Next: cacherl eval show {folder.root} {failed[0].task_id}")
 
 

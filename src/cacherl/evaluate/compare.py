@@ -82,7 +82,8 @@ def compare_folders(a: EvalFolder, b: EvalFolder, *, seed: int = 0) -> ComparedR
         DataError: one is no evaluation, they are of different suites or share no task.
     """
     plans = (a.read_manifest().plan, b.read_manifest().plan)
-    if plans[0].suite != plans[1].suite:
+    # `bfcl` and `bfcl:base` are one suite; which tasks both have is told by what the tasks are.
+    if _kind(plans[0].suite) != _kind(plans[1].suite):
         raise DataError(
             f"{a.root} is of the suite {plans[0].suite} and {b.root} of {plans[1].suite}: their figures "
             "measure different things. Evaluate both models on one suite."
@@ -266,6 +267,10 @@ def _gain(
 
 def _one_with(rows: Mapping[int, Mapping[str, float]], success: float) -> int:
     return min(rows, key=lambda trial: (rows[trial][SUCCESS] != success, trial))
+
+
+def _kind(suite: str) -> str:
+    return suite.partition(":")[0]
 
 
 def _differs(a: Plan, b: Plan) -> list[str]:

@@ -248,7 +248,7 @@ def summarise_rows(
         paid_dollars=paid_dollars,
         power=str(power_note(len(scored), figures[0].measured.value)),
         wall_s=sum(run.wall_s for run in manifest.runs),
-        notes=_notes(manifest, scored, rows, len(tasks)),
+        notes=_notes(manifest, scored, figures[0], len(tasks)),
     )
 
 
@@ -429,9 +429,17 @@ def _cost(row: Row) -> EpisodeCost:
 
 
 def _notes(
-    manifest: Manifest, scored: Sequence[Task], rows: Sequence[Row], wanted: int
+    manifest: Manifest, scored: Sequence[Task], success: Figure, wanted: int
 ) -> tuple[str, ...]:
     notes = []
+    for name, end in (("doing nothing", success.floor), ("gold", success.ceiling)):
+        if end.value is None:
+            notes.append(f"What {name} earns was not measured: {end.said}.")
+    if success.ceiling.value is not None and success.ceiling.value < 1:
+        notes.append(
+            f"Gold itself earns {success.ceiling.value:.3f}: no model can be expected to earn more "
+            "under these limits."
+        )
     distinct = distinct_questions(scored)
     if distinct < NEARLY_ALL * len(scored):
         notes.append(
