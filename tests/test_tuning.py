@@ -14,10 +14,6 @@ name = "two-steps"
 path = "{model}"
 template = "qwen3-thinking-2507"
 
-[tasks]
-train = 1
-test = 1
-
 [sft]
 max_steps = {steps}
 batch_rows = 2

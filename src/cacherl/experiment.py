@@ -74,9 +74,9 @@ class WorldSection(Record, frozen=True, kw_only=True):
 class TasksSection(Record, frozen=True, kw_only=True):
     """How many tasks of which split."""
 
-    train: int
+    train: int = 0
     """Recorded, and the source of both SFT data and the tasks of GRPO."""
-    test: int
+    test: int = 0
     """Held out; only ever evaluated."""
     seed: int = 0
     evaluate_split: str = "test"
@@ -209,7 +209,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     """The run folder; `runs/<name>` where empty."""
     model: ModelSection
     world: WorldSection = WorldSection()
-    tasks: TasksSection
+    tasks: TasksSection = TasksSection()
+    """Not needed for `cacherl sft`, which learns from a data folder."""
     record: RecordSection = RecordSection()
     cache: CacheSection = CacheSection()
     augment: AugmentSection = AugmentSection()
@@ -249,8 +250,8 @@ class Recipe(Record, frozen=True, kw_only=True):
 
 def _check(recipe: Recipe, where: str) -> None:
     faults = {
-        "tasks.train": recipe.tasks.train < 1,
-        "tasks.test": recipe.tasks.test < 1,
+        "tasks.train": recipe.tasks.train < 0,
+        "tasks.test": recipe.tasks.test < 0,
         "tasks.evaluate_split": recipe.tasks.evaluate_split not in ("test", "dev"),
         "record.detour": not 0 <= recipe.record.detour <= 1,
         "record.best_of": recipe.record.best_of < 1,

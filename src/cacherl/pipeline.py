@@ -28,7 +28,7 @@ from cacherl.cache.safety.audit import require_single_split
 from cacherl.cache.storage.snapshot import SnapshotStore
 from cacherl.cache.trust.calibrate import calibrate_and_keep
 from cacherl.cache.trust.fidelity import kept_calibration
-from cacherl.core.errors import BudgetError, MissingExtraError
+from cacherl.core.errors import BudgetError, MissingExtraError, RecipeError
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
 from cacherl.core.languages import detector
 from cacherl.core.messages import ToolCall
@@ -121,9 +121,12 @@ def plan(recipe: Recipe, recipe_path: Path) -> list[tuple[Stage, str]]:
     """Return the stages of a recipe with the key of each: a digest of its settings and its inputs.
 
     Raises:
-        RecipeError: a name in the recipe means nothing.
+        RecipeError: a name in the recipe means nothing, or it does not say how many tasks.
         ModelError: the model is a folder that is not there.
     """
+    for name in ("train", "test"):
+        if getattr(recipe.tasks, name) < 1:
+            raise RecipeError(f"{recipe_path}: tasks.{name} is missing: say how many tasks.")
     wiring.world_of(recipe.world)
     wiring.policy_of(recipe)
     wiring.reasoner_named(recipe.augment.reasoner, journal=None)

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from cacherl.cli import main
+from cacherl.experiment import load_recipe
 from cacherl.teacher.prices import PriceTable
 from cacherl.toolbox.config import read_tools
 
@@ -49,6 +50,11 @@ def test_the_files_of_the_page_are_read(tmp_path: Path) -> None:
     tools.write_text(block("toml"), encoding="utf-8")
     prices.write_text(block("toml", 1), encoding="utf-8")
 
+    recipe = tmp_path / "office.toml"
+    recipe.write_text(block("toml", 2), encoding="utf-8")
+    (tmp_path / "tasks.jsonl").touch()
+
+    assert load_recipe(recipe).world.tools == str(tools)
     assert set(read_tools(tools).mcp) == {"files", "search"}
     assert "2026-11-01" in PriceTable.read(prices).show("openai:my-model")
 
