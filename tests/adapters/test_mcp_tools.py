@@ -296,7 +296,7 @@ async def test_a_stuck_server_counts_as_down(log: Path) -> None:
             McpServer(
                 name="broken", command=sys.executable, args=("-c", "raise SystemExit('no licence')")
             ),
-            "its last line was: no licence",
+            "it last said: no licence",
         ),
         (
             McpServer(name="notes", command=sys.executable, args=(SCRIPT,), only=("fly",)),

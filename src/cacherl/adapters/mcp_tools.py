@@ -33,6 +33,7 @@ from cacherl.core.records import JsonObject
 from cacherl.core.schema import error_text
 from cacherl.core.sources import Answer
 from cacherl.core.tools import ErrorClass, ToolSpec
+from cacherl.toolbox.failures import said_last
 from cacherl.toolbox.mcp_results import error_class_of, spec_of, text_of, wire_of
 
 SCENARIO = "{scenario}"
@@ -391,18 +392,17 @@ class _Link:
 
     def _said(self) -> str:
         words = self.last_words()
-        return f"; its last line was: {words.rstrip('.')}" if words else ""
+        return f"; it last said: {words.rstrip('.')}" if words else ""
 
     def last_words(self) -> str:
-        """Return the last line that a started server wrote to stderr, or nothing."""
+        """Return what a started server last wrote to stderr, in one line, or nothing."""
         if self._words is None:
             return self._last_words
         # The server writes at the file's one position, so it is read without moving that.
         number = self._words.fileno()
         size = os.fstat(number).st_size
         tail = os.pread(number, 4096, max(0, size - 4096)).decode("utf-8", "replace")
-        lines = [line.strip() for line in tail.splitlines() if line.strip()]
-        return self.server.without_secrets(lines[-1][:200]) if lines else ""
+        return said_last(self.server.without_secrets(tail))
 
     def trim(self) -> None:
         """Forget what a server wrote to stderr, once it is much."""

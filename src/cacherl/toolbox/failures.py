@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from cacherl.core.schema import error_text
 from cacherl.core.sources import Answer
 from cacherl.core.tools import ErrorClass
@@ -83,3 +85,19 @@ def printable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode(errors="backslashreplace").decode()
     return text
+
+
+_NOISE = re.compile(
+    r"[\W_]*$|at \S+ |File \"|Traceback |Node\.js v|A complete log of this run"
+    r"|Note that you can also install from|tarball, folder, http url"
+)
+"""Rules and carets, frames of a stack, and what npm says below every error of its own."""
+_OF_NPM = re.compile(r"npm (error|ERR!)( code)?( \d+\b)?\s*")
+_LINES, _CHARS = 3, 400
+
+
+def said_last(stderr: str) -> str:
+    """Return the last few lines in which a program told why it ended, as one line; nothing if none did."""
+    lines = (_OF_NPM.sub("", " ".join(line.split()), count=1) for line in stderr.splitlines())
+    telling = [line for line in lines if not _NOISE.match(line)]
+    return printable(" | ".join(telling[-_LINES:]))[-_CHARS:]
