@@ -107,8 +107,8 @@ class ReplaySummary(Record, frozen=True, kw_only=True):
     unanswered: int = 0
     """Calls that have no recorded result, so that none can come back."""
     in_doubt: int = 0
-    """Results after a call whose outcome nobody knows (unanswered, or a transient failure): what it may
-    have changed is not known, so the cache keeps them apart and does not serve them."""
+    """Transient failures, which a cache never serves, and results after a call whose outcome nobody knows
+    (unanswered, or such a failure): what it may have changed is not known, so they are kept apart."""
     tiers: dict[str, int]
     stops: dict[str, int]
     first_difference: str | None = None
@@ -528,10 +528,10 @@ async def replay_folder(folder: Path) -> ReplaySummary:
                 unanswered += 1
                 doubtful = True
                 continue
+            doubtful = doubtful or recorded.error_class is ErrorClass.TRANSIENT
             if doubtful and replayed.tier is Tier.MISS:
                 in_doubt += 1
                 continue
-            doubtful = doubtful or recorded.error_class is ErrorClass.TRANSIENT
             results += 1
             if replayed.source is Source.LOOP:
                 refused += 1

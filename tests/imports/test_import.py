@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -15,11 +16,14 @@ from cacherl.cli import main
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl
+from cacherl.core.messages import AssistantMessage, ToolCall, ToolMessage
+from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import Tier
+from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult
 from cacherl.core.trajectories import Trajectory
 from cacherl.formats.rows import Skipped
 from cacherl.imports import ALL_BAD, ImportOptions, ImportSummary, import_files, replay_folder
+from tests.formats.conversations import answered, kept, task_of
 
 
 def chat(
@@ -186,6 +190,33 @@ async def test_a_conversation_with_a_missing_result_replays_as_far_as_is_known(
 
     assert (summary.identical, summary.unanswered, summary.in_doubt) == (2, 1, 2)
     assert summary.different == 0
+
+
+async def test_a_transient_failure_is_in_doubt_and_no_difference(tmp_path: Path) -> None:
+    """It is on record and served to nobody: a recording that met one time-out must still pass its check."""
+    told = error_text("timeout", "no answer within 1 s. The tool only reads: nothing was changed.")
+    task = task_of()
+    trajectory = answered(task)
+    asked = AssistantMessage(calls=(ToolCall(id="c1", name="weather", arguments={"city": "Oslo"}),))
+    failed = ToolResult(
+        call_id="c1",
+        name="weather",
+        text=told,
+        is_error=True,
+        error_class=ErrorClass.TRANSIENT,
+        tier=Tier.LIVE,
+        source=Source.LIVE,
+    )
+    first, *rest = trajectory.messages
+    trajectory = msgspec.structs.replace(
+        trajectory,
+        messages=(first, asked, ToolMessage(call_id="c1", name="weather", content=told), *rest),
+        results=(failed,),
+    )
+
+    summary = await replay_folder(kept(tmp_path, (task, trajectory)))
+
+    assert (summary.in_doubt, summary.different, summary.results) == (1, 0, 0)
 
 
 # ---- what must not happen

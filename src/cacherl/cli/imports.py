@@ -162,10 +162,10 @@ def replay(folder: Path, json_out: bool) -> None:
         f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
         f"{summary.different} different."
     )
-    if summary.unanswered:
+    if summary.unanswered or summary.in_doubt:
         click.echo(
-            f"{summary.unanswered} calls were never answered; {summary.in_doubt} results after such a "
-            "call stand in a state that nobody knows."
+            f"{summary.unanswered} calls were never answered; {summary.in_doubt} results are transient "
+            "failures, which are never served, or stand in a state that nobody knows after one."
         )
     for tier, count in summary.tiers.items():
         click.echo(f"  {tier:<12} {count}")
