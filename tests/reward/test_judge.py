@@ -19,7 +19,14 @@ from cacherl.core.messages import (
 from cacherl.core.models import Limits, ModelTurn
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import StopReason, TokenSegment, Trajectory
-from cacherl.reward.judge import ChatJudge, JudgeScores, agreement, judge_question, read_points
+from cacherl.reward.judge import (
+    ChatJudge,
+    JudgeScores,
+    NoScoreError,
+    agreement,
+    judge_question,
+    read_points,
+)
 
 TASK = Task(
     id="t1",
@@ -99,6 +106,37 @@ async def test_a_judge_that_never_scores_is_an_error_not_a_zero() -> None:
     """An infrastructure failure must not be scored as the policy's."""
     with pytest.raises(ModelError, match="gave no score for t1 in 2 replies"):
         await ChatJudge(Scripted("hm", "hm"), attempts=2).score(TASK, trajectory("Shipped."))
+
+
+class Kept(Scripted):
+    """The same with a journal around it: by seed, what was said in an earlier run."""
+
+    def __init__(self, said: dict[int, str], *lines: str) -> None:
+        super().__init__(*lines)
+        self.said = said
+        self.seeds: list[int] = []
+
+    def start(self, task: Task, *, limits: Limits, seed: int) -> Kept:
+        self.seeds.append(seed)
+        return self
+
+    async def reply(self, new: Sequence[Message]) -> ModelTurn:
+        said = self.said.get(self.seeds[-1])
+        if said is None:
+            return await super().reply(new)
+        return ModelTurn(message=AssistantMessage(content=said), kept=True)
+
+
+async def test_replies_of_an_earlier_run_without_a_score_are_not_the_last_word() -> None:
+    """A judge that was mended would otherwise be answered from the journal for ever."""
+    first = Kept({0: "Five!"}, "hm", "hm", "hm")
+    with pytest.raises(NoScoreError, match="gave no score"):
+        await ChatJudge(first).points(TASK, trajectory("Shipped."))
+    bad_again = first.seeds[-1]
+    mended = Kept({0: "Five!", bad_again: "hm"}, '{"score": 5}')
+
+    assert await ChatJudge(mended).points(TASK, trajectory("Shipped.")) == 5
+    assert len(set(mended.seeds)) == len(mended.seeds) == 3
 
 
 @pytest.mark.parametrize("answer", ["", "  \n"])

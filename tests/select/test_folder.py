@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from click.testing import CliRunner, Result
 from cacherl.cli import main
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl, write_jsonl
-from cacherl.core.messages import ToolCall
+from cacherl.core.messages import AssistantMessage, ToolCall, UserMessage
 from cacherl.core.task_file import TaskFile
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import Trajectory
 from cacherl.select import Judgement
 from cacherl.select.card import Card
 from cacherl.select.folder import judgements_of, read_card
+from cacherl.teacher.ledger import Ledger
+from tests.augment.scripted_teacher import ScriptedTeacher
 from tests.select.sample import made, make_task
 from tests.teacher_server import TeacherServer
 
@@ -278,3 +281,156 @@ def test_the_card_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     said = ran("card", folder.root)
 
     assert msgspec.convert(said, Card) == read_card(folder.card_json)
+
+
+def told(id_: str) -> tuple[Task, Trajectory]:
+    """A conversation that can be exported: no call without a result."""
+    short = msgspec.structs.replace(
+        made(id_, tools=()),
+        messages=(UserMessage(content=id_), AssistantMessage(content="done")),
+    )
+    return make_task(id_), short
+
+
+def prices(path: Path, *models: str) -> Path:
+    lines = [f'[prices."{model}"]\nprompt = 1\ncompletion = 10\n' for model in models]
+    path.write_text("as_of = 2026-11-01\n" + "".join(lines))
+    return path
+
+
+@pytest.mark.usefixtures("key")
+def test_a_judge_that_was_mended_is_asked_again_and_one_stubborn_answer_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    """The journal kept the bad replies: the same command failed on them for ever."""
+    folder = folder_of(tmp_path / "data", unjudged(3))
+    says = {"all": "Score: 5/5", "t1": "Score: 5/5"}
+
+    def judge(body: dict[str, Any]) -> str:
+        is_t1 = '"content": "t1"' in body["messages"][1]["content"]
+        return says.get("all") or (says.get("t1") if is_t1 else None) or '{"score": 5}'
+
+    with ScriptedTeacher(judge) as teacher:
+        command = ("select", folder.root, "--judge", teacher.name, "--judge-samples", 2)
+        bad = cacherl(*command)
+        written = folder.selected.exists()
+        del says["all"]
+        first_asked = len(teacher.heard)
+        half = cacherl(*command)
+        del says["t1"]
+        whole = cacherl(*command)
+        asked = len(teacher.heard)
+        again = cacherl(*command)
+
+    assert bad.exit_code == 1
+    assert "gave no score" in bad.stderr
+    assert "The same command asks it again" in bad.stderr
+    assert not written
+    assert half.exit_code == 0, half.output
+    assert "2 of 3 trajectories are kept" in half.stdout
+    assert "No score for 1 trajectory: the judge" in half.stdout
+    assert "2 samples without a score" in half.stdout
+    assert "--judge openai" not in half.stdout
+    assert first_asked == 3 * 2 * 3
+    assert "3 of 3 trajectories are kept" in whole.stdout
+    assert len(teacher.heard) == asked
+    assert "3 of 3" in again.stdout
+
+
+@pytest.mark.usefixtures("key")
+def test_a_budget_names_options_and_prices_are_told_once(tmp_path: Path) -> None:
+    """The price that `record` was told counts for `select` too; the card and the ledger say the same."""
+    folder = folder_of(tmp_path / "data", unjudged(2))
+    with TeacherServer(folder=tmp_path) as server:
+        judge = f"openai:desk@{server.url}"
+        command = ("select", folder.root, "--judge", judge, "--judge-samples", 1)
+        free = cacherl(*command)
+        refused = cacherl(*command, "--budget-usd", 1)
+        priced = cacherl(
+            *command, "--budget-usd", 1, "--prices", prices(tmp_path / "p.toml", judge)
+        )
+        (tmp_path / "p.toml").unlink()
+        later = ran(*command, "--budget-usd", 1)
+        slow = cacherl(
+            *command, "--rpm", 600, "--tpm", 100000, "--timeout-s", 9, "--budget-tokens", 1
+        )
+
+    assert free.exit_code == 0
+    assert "Dollars: price unknown (name one with --prices)" in free.stdout
+    assert "Requests: 2 sent, 0 answered by the journal" in free.stdout
+    assert refused.exit_code == 2
+    assert refused.stderr.count(judge) == 2  # once in words and once in the file to write
+    for word in ("--budget-usd", "--prices", "--budget-tokens"):
+        assert word in refused.stderr
+    assert "budget_" not in refused.stderr
+    assert priced.exit_code == 0, priced.output
+    assert "over all runs (" in priced.stdout
+    (row,) = later["paid"]
+    assert (row["purpose"], row["requests"]) == ("judge", 2)
+    assert row["dollars"] > 0
+    ledger = msgspec.json.decode(folder.ledger.read_bytes(), type=Ledger)
+    card = read_card(folder.card_json)
+    assert card is not None
+    assert [each.dollars for each in ledger.rows] == [c.dollars for c in card.costs]
+    assert ledger.total.dollars == row["dollars"]
+    assert slow.exit_code == 0  # nothing new is asked
+    assert json.loads(folder.select_json.read_bytes())["paid"][0]["requests"] == 2
+
+
+def test_the_command_it_ends_with_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed to be typed must run as it stands, also where a name has a space."""
+    folder = folder_of(tmp_path / "my data", [told("t")])
+    monkeypatch.chdir(tmp_path)
+
+    said = cacherl("select", folder.root).stdout
+    following = shlex.split(said.rpartition("Next: ")[2])
+
+    assert following[0] == "cacherl"
+    assert cacherl(*following[1:]).exit_code == 0
+    assert (tmp_path / "train.jsonl").exists()
+
+
+def test_what_was_made_from_files_that_changed_is_told(tmp_path: Path) -> None:
+    """`record` added episodes; training on last week's selection must not happen unseen."""
+    pairs = [told(f"t{n}") for n in range(2)]
+    folder = folder_of(tmp_path / "data", pairs[:1])
+    out = tmp_path / "train.jsonl"
+    export = ("export", folder.root, "--format", "trl", "--out", out)
+    assert cacherl("select", folder.root, "--per-task", 2).stderr == ""
+    assert cacherl(*export).stderr == ""
+
+    folder_of(tmp_path / "data", pairs)
+    behind = cacherl(*export)
+    described = cacherl("card", folder.root)
+
+    assert behind.exit_code == 0
+    line = (
+        f"! {folder.selected} is out of date: trajectories.jsonl has changed since. "
+        f"Renew it: cacherl select {folder.root} --per-task 2"
+    )
+    assert behind.stderr.splitlines() == described.stderr.splitlines() == [line]
+    assert cacherl(*shlex.split(line.partition("Renew it: cacherl ")[2])).exit_code == 0
+    assert cacherl(*export).stderr == ""
+    folder_of(tmp_path / "data", pairs, name="augmented.jsonl")
+    assert "was made before augmented.jsonl, from trajectories.jsonl" in cacherl(*export).stderr
+
+
+def test_reasons_of_episodes_that_changed_are_told(tmp_path: Path) -> None:
+    """select goes on from augmented.jsonl: what was recorded since is not in it."""
+    root = tmp_path / "desk"
+    record = ("record", "--world", "desk", "--teacher", "expert", "--out", root, "--count")
+    augment = ("augment", root, "--teacher", "desk")
+    for command in ((*record, 4), augment):
+        done = cacherl(*command)
+        assert done.exit_code == 0, done.output
+    assert cacherl("select", root).stderr == ""
+    assert cacherl(*record, 6).exit_code == 0
+
+    behind = cacherl("select", root)
+    export = cacherl("export", root, "--format", "trl", "--out", tmp_path / "a.jsonl")
+
+    for said in (behind, export):
+        assert f"! {root}/augmented.jsonl is out of date" in said.stderr
+        assert f"Renew it: cacherl augment {root} --teacher desk" in said.stderr
+    assert cacherl(*augment).exit_code == 0
+    assert cacherl("select", root).stderr == ""

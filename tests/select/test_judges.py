@@ -10,6 +10,7 @@ from cacherl.core.errors import BudgetError, ModelError
 from cacherl.core.messages import MalformedCall
 from cacherl.core.tasks import AnswerRule, Gold, Split, Task
 from cacherl.core.trajectories import StopReason, Trajectory
+from cacherl.reward.judge import NoScoreError
 from cacherl.select import SelectOptions
 from cacherl.select.duplicates import signature
 from cacherl.select.judges import GIVE_UP, ask_judge
@@ -97,6 +98,18 @@ async def test_few_failures_and_nothing_else_are_an_error_too() -> None:
     """Three conversations without a score are no selection by a judge."""
     with pytest.raises(ModelError, match="scored none of 2 conversations: wrong key"):
         await ask_judge(pairs("a", "b"), Points(ModelError("wrong key")), samples=1)
+
+
+async def test_conversations_that_get_no_score_do_not_stop_the_others() -> None:
+    """One stubborn conversation must not cost the run; a judge that never scores is found out soon."""
+    stubborn = Points(NoScoreError("prose"))
+    few = await ask_judge(pairs("a", "b"), stubborn, samples=3)
+
+    assert [(scores.score, scores.failed) for scores in few.values()] == [(None, 3)] * 2
+    many = Points(NoScoreError("prose"))
+    with pytest.raises(NoScoreError, match="prose"):
+        await ask_judge(pairs(*(f"a {n}" for n in range(500))), many, samples=3, concurrency=2)
+    assert 3 * GIVE_UP <= len(many.asked) <= 3 * (GIVE_UP + 2)
 
 
 async def test_a_spent_budget_stops_and_says_so() -> None:

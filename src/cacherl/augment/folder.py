@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import msgspec
@@ -14,6 +14,7 @@ from cacherl.core.errors import DataError
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import atomic_writer, read_jsonl
 from cacherl.core.languages import Detect
+from cacherl.core.made_from import MadeFrom, made_from, noted
 from cacherl.core.records import Record
 from cacherl.core.task_file import TaskFile
 from cacherl.core.trajectories import Trajectory
@@ -47,6 +48,8 @@ class FolderSummary(Record, frozen=True, kw_only=True):
     """Over the whole history of the folder's journal."""
     prices: str | None = None
     """Where the price comes from, and of when it is."""
+    made_from: MadeFrom | None = None
+    """The trajectories that augmented.jsonl was made from."""
 
 
 async def augment_folder(
@@ -59,6 +62,7 @@ async def augment_folder(
     concurrency: int = 8,
     turns_at_once: bool = False,
     limit: int | None = None,
+    renew: Sequence[str] = (),
     on_progress: OnProgress = lambda done: None,
 ) -> FolderSummary:
     """Write the folder's trajectories with reasoning, and what was done; as `stage.augment`.
@@ -72,6 +76,7 @@ async def augment_folder(
         concurrency: trajectories under way at once.
         turns_at_once: ask about all turns of a trajectory at once.
         limit: only the first so many trajectories.
+        renew: the command line that does this again.
         on_progress: told of every trajectory done.
 
     Raises:
@@ -81,6 +86,11 @@ async def augment_folder(
     for left_behind in folder.root.glob(f".{folder.augmented.name}.*.tmp"):
         left_behind.unlink()  # of a run that was killed
     with TaskFile(folder.tasks) as tasks:
+        source = made_from(
+            folder,
+            folder.trajectories,
+            renew or ("augment", str(folder.root), "--teacher", reasoner.name),
+        )
         trajectories = read_jsonl(folder.trajectories, Trajectory, drop_torn_tail=True)
         run = await augment(
             tasks,
@@ -93,12 +103,14 @@ async def augment_folder(
             turns_at_once=turns_at_once,
             on_progress=on_progress,
         )
-    summary = FolderSummary(run=run)
+    made = source if run.published else noted(folder.augment_json)
+    summary = FolderSummary(run=run, made_from=made)
     if ledger is not None and before is not None:
         after = ledger()
         prices = {source for source in after.prices.values() if source is not None}
         summary = FolderSummary(
             run=run,
+            made_from=made,
             paid=paid_between(before, after),
             paid_in_all=paid_between(None, after),
             prices="; ".join(sorted(prices)) or None,

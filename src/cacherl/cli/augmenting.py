@@ -25,7 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.paying import paying, paying_options
+from cacherl.cli.terminal import FOLDER, JSON, as_json, example, typed_command
 from cacherl.core.errors import BudgetError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.experiment import RunLock
@@ -51,12 +52,7 @@ _LOG_EVERY_S = 10.0
     required=True,
     help="PROVIDER:MODEL or PROVIDER:MODEL@URL; desk is the desk's own script.",
 )
-@click.option("--budget-usd", type=float, help="Stop before the folder has cost more, all runs.")
-@click.option("--budget-tokens", type=int, help="The same in tokens, read and written together.")
-@click.option("--rpm", type=float, help="Requests a minute at most.")
-@click.option("--tpm", type=int, help="Tokens a minute at most.")
-@click.option("--prices", type=FILE, help="Prices of your own (TOML) over the bundled ones.")
-@click.option("--batch", is_flag=True, help="Ask through the provider's batch endpoint.")
+@paying
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
@@ -64,7 +60,6 @@ _LOG_EVERY_S = 10.0
     show_default=True,
     help="Trajectories at once.",
 )
-@click.option("--timeout-s", type=float, default=180.0, show_default=True, help="One request.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), help="Left to the teacher if not told."
 )
@@ -141,14 +136,12 @@ class _Wanted:
         return AugmentOptions(keep_content=self.keep_content, keep_thinking=not self.redo_thinking)
 
     def paying(self) -> TeacherOptions:
-        from cacherl.teacher.options import TeacherOptions
-
-        return TeacherOptions(
+        return paying_options(
             temperature=self.temperature,
             timeout_s=self.timeout_s,
-            requests_per_minute=self.rpm,
-            tokens_per_minute=self.tpm,
-            budget_dollars=self.budget_usd,
+            rpm=self.rpm,
+            tpm=self.tpm,
+            budget_usd=self.budget_usd,
             budget_tokens=self.budget_tokens,
             prices=self.prices,
             batch=self.batch,
@@ -187,6 +180,7 @@ async def _augmented(wanted: _Wanted, folder: DataFolder) -> FolderSummary:
                 concurrency=_BATCHED if wanted.batch else wanted.concurrency,
                 turns_at_once=wanted.batch,
                 limit=wanted.limit,
+                renew=typed_command(),
                 on_progress=told,
             )
     finally:

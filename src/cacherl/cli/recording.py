@@ -25,6 +25,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cacherl.cli.paying import paying, paying_options, told_dollars, told_requests
 from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
 from cacherl.core.errors import BudgetError, RecipeError
 from cacherl.core.folders import DataFolder
@@ -91,13 +92,7 @@ _LOG_EVERY_S = 10.0
 @click.option("--max-turn-tokens", type=click.IntRange(min=1), default=4096, show_default=True)
 @click.option("--max-context-tokens", type=click.IntRange(min=16), default=32768, show_default=True)
 @click.option("--max-result-tokens", type=click.IntRange(min=1), default=2048, show_default=True)
-@click.option("--budget-usd", type=float, help="Stop before more than this is spent, all runs.")
-@click.option("--budget-tokens", type=int, help="The same in tokens, read and written together.")
-@click.option("--rpm", type=float, help="Requests a minute at most.")
-@click.option("--tpm", type=int, help="Tokens a minute at most.")
-@click.option("--timeout-s", type=float, default=180.0, show_default=True, help="One request.")
-@click.option("--prices", type=FILE, help="Prices of your own (TOML) over the bundled ones.")
-@click.option("--batch", is_flag=True, help="Ask through the provider's batch endpoint.")
+@paying
 @click.option(
     "--redact",
     type=click.Choice(["secrets", "personal"]),
@@ -225,14 +220,12 @@ class _Wanted:
         )
 
     def teacher_options(self) -> TeacherOptions:
-        from cacherl.teacher.options import TeacherOptions
-
-        return TeacherOptions(
+        return paying_options(
             temperature=self.temperature,
             timeout_s=self.timeout_s,
-            requests_per_minute=self.rpm,
-            tokens_per_minute=self.tpm,
-            budget_dollars=self.budget_usd,
+            rpm=self.rpm,
+            tpm=self.tpm,
+            budget_usd=self.budget_usd,
             budget_tokens=self.budget_tokens,
             prices=self.prices,
             batch=self.batch,
@@ -575,23 +568,9 @@ def _rows(outcome: Outcome) -> list[tuple[str, str]]:
     if tools is not None:
         rows.append(("tool restarts", _counts(tools.restarts)))
     if ledger is not None:
-        total = ledger.total
-        rows.append(("requests", _requests(ledger)))
-        source = "; ".join(sorted({source for source in ledger.prices.values() if source}))
-        spent = "price unknown (name one with --prices)"
-        if total.dollars is not None:
-            spent = f"${total.dollars:.4f} over all runs ({source or 'nothing was asked'})"
-        if total.may_cost_dollars:
-            spent += f", and up to ${total.may_cost_dollars:.4f} for requests never answered"
-        rows.append(("dollars", spent))
+        rows += [("requests", told_requests(ledger)), ("dollars", told_dollars(ledger))]
     rows.append(("time", f"{run.wall_s:.0f} s"))
     return rows
-
-
-def _requests(ledger: Ledger) -> str:
-    total = ledger.total
-    failed = f"; failed: {_counts(total.failures)}" if total.failures else ""
-    return f"{total.requests:,} sent, {total.from_journal:,} answered by the journal{failed}"
 
 
 def _count(number: int, what: str) -> str:

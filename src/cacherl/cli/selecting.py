@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,22 +17,28 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.paying import paying, paying_options, told_dollars, told_requests
+from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, counted, example, typed_command
 from cacherl.core.folders import DataFolder
+from cacherl.core.made_from import fallen_behind
 from cacherl.core.tasks import Split
 
 if TYPE_CHECKING:
     from cacherl.core.trajectories import Trajectory
     from cacherl.reward.judge import JudgeScores
     from cacherl.select import HeldOutTexts, Scorers, Selection
-    from cacherl.select.card import Card, SelectionFacts
+    from cacherl.select.card import Card, JudgeFacts, SelectionFacts
     from cacherl.select.folder import Wanted
+    from cacherl.teacher.ledger import Ledger
     from cacherl.teacher.options import TeacherOptions
 
 _SHOWN_TOOLS = 20
 _BATCHED = 2000
 """Conversations waiting at once for batches; all of them are held in memory."""
+_JUDGE = "judge"
+"""What its requests are for, in journal and ledger."""
 _SHARE = click.FloatRange(0, 1)
+_TO_TRL = ("--format", "trl", "--out", "train.jsonl")
 _COUNT = click.IntRange(min=0)
 _TIMES = click.FloatRange(min=0)
 
@@ -59,11 +66,8 @@ _FROM = click.option("--from", "source", type=FILE, help="Another file of trajec
     help="Points between samples; beyond it a score is contested.",
 )
 @click.option("--drop-contested", is_flag=True, help="Leave contested conversations out.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="For the judge.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option(
-    "--batch", is_flag=True, help="Ask the judge through its batch endpoint: half the price."
-)
+@paying
 @click.option("--score-note", default="", help="A score in the trajectories' notes: `reward`.")
 @click.option("--min-note", type=float, default=1.0, show_default=True)
 @click.option("--note-max", type=float, default=1.0, show_default=True, help="The best such score.")
@@ -107,9 +111,7 @@ def select_command(
     min_judged: float,
     max_spread: int,
     drop_contested: bool,
-    budget_usd: float | None,
     concurrency: int,
-    batch: bool,
     score_note: str,
     min_note: float,
     note_max: float,
@@ -129,13 +131,18 @@ def select_command(
     tokenizer: str,
     dry_run: bool,
     json_out: bool,
+    **paying_told: Any,
 ) -> None:
     """Keep the trajectories in FOLDER worth learning from, and describe them.
 
     Tasks with gold are checked by state, answer and process; others need a judge or a score of their
     own. What is right is kept, and the best of the rest where a tool has become rare. Writes
-    selected.jsonl, judgements.jsonl (every score and reason), card.json and card.html.
+    selected.jsonl, judgements.jsonl (every score and reason), select.json, card.json and card.html.
+    A judge's answers are kept in the folder's journal: asking again costs nothing, and a run that was
+    stopped goes on with the same command.
     """
+    from dataclasses import replace
+
     from cacherl.report.card import write_card
     from cacherl.select import Scorers, SelectOptions
     from cacherl.select.folder import (
@@ -146,7 +153,6 @@ def select_command(
         select_folder,
         source_of,
     )
-    from cacherl.teacher.options import TeacherOptions
 
     data = DataFolder(folder)
     scorers = Scorers(noted=noted_by(score_note, note_max)) if score_note else Scorers()
@@ -182,22 +188,27 @@ def select_command(
             "against": [path.name for path in against],
         },
         made_at=datetime.now(UTC),
+        named=source is not None,
+        renew=typed_command(),
     )
+    _warn_behind(data, wanted.source)
+    ledger = None
     held_out = held_out_of(against) if against else None
     if judge_name and not dry_run:
-        scores = asyncio.run(
+        scores, ledger = asyncio.run(
             _judged(
                 data,
                 wanted,
                 scorers,
                 held_out,
-                TeacherOptions(budget_dollars=budget_usd, batch=batch),
+                paying_options(**paying_told),
                 samples=judge_samples,
-                concurrency=_BATCHED if batch else concurrency,
+                concurrency=_BATCHED if paying_told["batch"] else concurrency,
                 json_out=json_out,
             )
         )
         scorers = _with_judge(scorers, scores)
+        wanted = replace(wanted, paid=tuple(row for row in ledger.rows if row.purpose == _JUDGE))
     with _reading("trajectories", json_out) as told:
         if dry_run:
             selection = preview(
@@ -211,9 +222,9 @@ def select_command(
     if card is not None:
         write_card(card, data.card_html)
     if json_out:
-        click.echo(as_json(_facts(data, selection, card, judge_name)))
+        click.echo(as_json(_facts(data, selection, card, wanted)))
         return
-    _tell(data, selection, card, judge_name)
+    _tell(data, selection, card, wanted, ledger)
 
 
 def _counter(tokenizer: str) -> Any:
@@ -245,14 +256,14 @@ async def _judged(
     samples: int,
     concurrency: int,
     json_out: bool,
-) -> dict[bytes, JudgeScores]:
+) -> tuple[dict[bytes, JudgeScores], Ledger]:
     """Ask the judge through the folder's journal, so that asking again costs nothing."""
     from cacherl.core.task_file import TaskFile
     from cacherl.reward.judge import ChatJudge
     from cacherl.select import judge_all
     from cacherl.wiring import paid_model
 
-    paid = paid_model(wanted.judge, journal=data.journal, options=paying, purpose="judge")
+    paid = paid_model(wanted.judge, journal=data.journal, options=paying, purpose=_JUDGE)
     for notice in paid.notices:
         click.echo(f"! {notice}", err=True)
     try:
@@ -263,7 +274,7 @@ async def _judged(
                 cost = "price unknown" if spent is None else f"${spent:.2f}"
                 told(judged, None, cost + (f", {failed} failed" if failed else ""))
 
-            return await judge_all(
+            scores = await judge_all(
                 tasks,
                 wanted.source,
                 ChatJudge(paid),
@@ -275,7 +286,9 @@ async def _judged(
                 on_progress=progress,
             )
     finally:
+        paid.ledger().write(data.ledger)
         await paid.aclose()
+    return scores, paid.ledger()
 
 
 @click.command("card")
@@ -299,6 +312,7 @@ def card_command(folder: Path, source: Path | None, tokenizer: str, json_out: bo
         tokenizer=tokenizer,
         made_at=datetime.now(UTC),
     )
+    _warn_behind(data, wanted.source)
     with _reading("trajectories", json_out) as told:
         card = describe_folder(data, wanted, on_read=lambda n: told(n, None, ""))
     write_card(card, data.card_html)
@@ -309,7 +323,7 @@ def card_command(folder: Path, source: Path | None, tokenizer: str, json_out: bo
     _warn(card)
     click.echo(f"Card: {data.card_html.resolve()}")
     if card.selection is None:
-        click.echo(f"Next: cacherl select {folder}")
+        click.echo(f"Next: {shlex.join(['cacherl', 'select', str(folder)])}")
 
 
 # ---- what is shown ---------------------------------------------------------------------------
@@ -331,6 +345,7 @@ def _reading(what: str, json_out: bool) -> Iterator[Any]:
         TextColumn("{task.fields[facts]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bars:
         bar = bars.add_task(what, total=None, facts="")
         told = time.monotonic()
@@ -354,20 +369,29 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _facts(data: DataFolder, selection: Selection, card: Card | None, judge: str) -> dict[str, Any]:
+def _facts(
+    data: DataFolder, selection: Selection, card: Card | None, wanted: Wanted
+) -> dict[str, Any]:
     from cacherl.select.card import selection_facts
 
-    facts: SelectionFacts = selection_facts(selection, judge)
+    facts: SelectionFacts = selection_facts(selection, wanted.judge)
     return {
         "kept": selection.kept,
         "selection": facts,
         "rare_tools": selection.rare_tools,
+        "paid": wanted.paid,
         "warnings": card.warnings if card is not None else (),
         "card": str(data.card_html) if card is not None else None,
     }
 
 
-def _tell(data: DataFolder, selection: Selection, card: Card | None, judge: str) -> None:
+def _tell(
+    data: DataFolder,
+    selection: Selection,
+    card: Card | None,
+    wanted: Wanted,
+    ledger: Ledger | None,
+) -> None:
     from cacherl.report.card import VERDICTS
     from cacherl.select.card import selection_facts
 
@@ -375,8 +399,8 @@ def _tell(data: DataFolder, selection: Selection, card: Card | None, judge: str)
     dry = card is None
     share = selection.kept / selection.considered if selection.considered else 0.0
     click.echo(
-        f"{selection.kept:,} of {selection.considered:,} trajectories "
-        f"{'would be' if dry else 'are'} kept ({share:.1%})"
+        f"{selection.kept:,} of {counted(selection.considered, 'trajectory', 'trajectories')} "
+        f"{'would be' if dry else 'is' if selection.kept == 1 else 'are'} kept ({share:.1%})"
     )
     table = Table("verdict", box=None, pad_edge=False)
     table.add_column("trajectories", justify="right")
@@ -392,28 +416,56 @@ def _tell(data: DataFolder, selection: Selection, card: Card | None, judge: str)
                 meaning,
             )
     console.print(table)
-    asked = selection_facts(selection, judge).judge
+    asked = selection_facts(selection, wanted.judge).judge
     if asked is not None:
-        said = f"Judge: {asked.conversations:,} conversations, {asked.samples:,} samples"
-        if asked.agreement is not None:
-            alpha = asked.agreement.alpha_interval
-            said += f", {asked.agreement.exact:.0%} of pairs equal, alpha " + (
-                "undefined" if alpha is None else f"{alpha:.2f}"
-            )
-        click.echo(f"{said}; {asked.contested:,} contested, {asked.failed:,} samples failed")
+        click.echo(_judge_line(asked))
+    if ledger is not None:
+        click.echo(f"Requests: {told_requests(ledger, _JUDGE)}")
+        click.echo(f"Dollars: {told_dollars(ledger, _JUDGE)}")
     _tell_tools(console, selection)
-    if selection.by_verdict.get("unscored"):
-        click.echo(
-            f"Nothing says whether {selection.by_verdict['unscored']:,} of them are right: --judge "
-            "openai:gpt-5 asks a model, --score-note NAME takes the data set's own score, --unscored keep "
-            "takes them as they are"
-        )
+    _tell_unscored(selection, wanted)
     if card is None:
         click.echo("Nothing was written and nobody was asked. Leave --dry-run out to select.")
         return
     _warn(card)
     click.echo(f"Card: {data.card_html.resolve()}")
-    click.echo(f"Next: cacherl export {data.root} --format trl")
+    click.echo(f"Next: {shlex.join(['cacherl', 'export', str(data.root), *_TO_TRL])}")
+
+
+def _judge_line(asked: JudgeFacts) -> str:
+    said = (
+        f"Judge: {counted(asked.conversations, 'conversation')}, {counted(asked.samples, 'sample')}"
+    )
+    if asked.agreement is not None:
+        alpha = asked.agreement.alpha_interval
+        said += f", {asked.agreement.exact:.0%} of pairs equal" + (
+            " (every sample gave the same points, so nothing says how well it tells answers apart)"
+            if alpha is None
+            else f", Krippendorff's alpha {alpha:.2f}"
+        )
+    return (
+        f"{said}; {asked.contested:,} contested, {counted(asked.failed, 'sample')} without a score"
+    )
+
+
+def _tell_unscored(selection: Selection, wanted: Wanted) -> None:
+    from cacherl.select.stage import without_score
+
+    unscored = selection.by_verdict.get("unscored")
+    if not unscored:
+        return
+    failed = without_score(selection)
+    if failed is not None and failed.judged is not None:
+        click.echo(
+            f"No score for {counted(unscored, 'trajectory', 'trajectories')}: "
+            f"{_plain(failed.judged.problem)} The same command asks about them again"
+        )
+        return
+    click.echo(
+        f"Nothing says whether {unscored:,} of them {'is' if unscored == 1 else 'are'} right: "
+        + ("" if wanted.judge else "--judge openai:gpt-5 asks a model, ")
+        + "--score-note NAME takes the data set's own score, --unscored keep takes them as they are"
+    )
 
 
 def _tell_tools(console: Console, selection: Selection) -> None:
@@ -439,9 +491,16 @@ def _tell_tools(console: Console, selection: Selection) -> None:
 def _about(card: Card) -> str:
     tokens = sum(card.tokens.by_part.values())
     return (
-        f"{card.trajectories:,} trajectories of {card.tasks:,} tasks, {len(card.tools):,} tools called, "
+        f"{counted(card.trajectories, 'trajectory', 'trajectories')} of {counted(card.tasks, 'task')}, "
+        f"{counted(len(card.tools), 'tool')} called, "
         f"{'about ' if card.tokens.estimated else ''}{tokens:,} tokens"
     )
+
+
+def _warn_behind(data: DataFolder, path: Path) -> None:
+    behind = fallen_behind(data, path)
+    if behind:
+        click.echo(f"! {_plain(behind)}", err=True)
 
 
 def _warn(card: Card) -> None:

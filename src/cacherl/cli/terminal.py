@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from cacherl.core.errors import CacheRLError
 
@@ -82,6 +83,30 @@ def example(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return function
 
     return add
+
+
+def counted(number: int, what: str, many: str = "") -> str:
+    """Return a number and its noun: `1 task`, `2,000 tasks`; `many` where it takes more than an s."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def typed_command() -> list[str]:
+    """Return the command under way as it was typed, without the program's name and --json."""
+    ctx = click.get_current_context()
+    words = [ctx.info_name or ""]
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        if ctx.get_parameter_source(param.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        if isinstance(param, click.Argument):
+            words.append(str(value))
+        elif isinstance(param, click.Option) and param.name != "json_out":
+            if param.is_flag:
+                words.append((param.opts if value else param.secondary_opts)[0])
+            else:
+                for each in (value or ()) if param.multiple else (value,):
+                    words += [param.opts[0], str(each)]
+    return words
 
 
 def as_json(value: Any) -> str:

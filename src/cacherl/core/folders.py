@@ -40,6 +40,11 @@ class DataFolder:
         return self.root / "selected.jsonl"
 
     @property
+    def select_json(self) -> Path:
+        """What the last selecting did, and what the judge was paid for it."""
+        return self.root / "select.json"
+
+    @property
     def cache(self) -> Path:
         """The recorded tool results."""
         return self.root / "cache.sqlite"

@@ -52,6 +52,14 @@ REMINDER = 'That was no score. Reply with exactly {"score": N}, N an integer fro
 _SCORE = re.compile(r'(?:```(?:json)?\s*)?\{\s*"score"\s*:\s*([0-5])\s*\}(?:\s*```)?')
 
 
+_ROUND = 1_000_003
+"""Between the seeds of two rounds of one sample: no two draws of a conversation share one."""
+
+
+class NoScoreError(ModelError):
+    """The judge answered, and never with a score."""
+
+
 class ChatJudge:
     """Scores final answers 0-5 through a `ChatModel`, scaled to [0, 1]."""
 
@@ -82,10 +90,12 @@ class ChatJudge:
         """Return the judge's score of the final answer in points, 0 to 5.
 
         An absent or empty answer is 0 without asking. The judge sees what was said and done, and
-        neither gold nor thinking. Another `sample` is another draw: its seed differs.
+        neither gold nor thinking. Another `sample` is another draw: its seed differs. Where a journal
+        holds replies of an earlier run and none is a score, further ones are asked for.
 
         Raises:
-            ModelError: the judge cannot be reached, or gave no score in `attempts` replies.
+            NoScoreError: it gave no score in `attempts` replies of this run.
+            ModelError: the judge cannot be reached.
         """
         final = last_assistant(trajectory.messages)
         if final is None or final.calls or not final.content.strip():
@@ -94,23 +104,35 @@ class ChatJudge:
         asked = msgspec.structs.replace(
             task, system=JUDGE_PROMPT, user_turns=(question,), tools=(), gold=None
         )
-        session = self._model.start(asked, limits=self._limits, seed=self._seed + sample)
-        new: list[Message] = [SystemMessage(content=JUDGE_PROMPT), UserMessage(content=question)]
-        said = ""
-        try:
-            for _ in range(self._attempts):
-                turn = await session.reply(new)
-                said = turn.message.content
-                found = read_points(said)
-                if found is not None:
-                    return found
-                new = [UserMessage(content=REMINDER)]
-        finally:
-            session.close()
-        raise ModelError(
+        seed = self._seed + sample
+        while True:
+            found, said, kept = await self._round(asked, question, seed)
+            if found is not None:
+                return found
+            if not kept:
+                break
+            seed += _ROUND
+        raise NoScoreError(
             f"the judge {self.name} gave no score for {task.id} in {self._attempts} replies; the last was "
             f"{said[:80]!r}. Use a model that follows the format, or raise its token limit."
         )
+
+    async def _round(self, asked: Task, question: str, seed: int) -> tuple[int | None, str, bool]:
+        """Return the points, the last reply, and whether it is one of an earlier run."""
+        session = self._model.start(asked, limits=self._limits, seed=seed)
+        new: list[Message] = [SystemMessage(content=JUDGE_PROMPT), UserMessage(content=question)]
+        said, kept = "", False
+        try:
+            for _ in range(self._attempts):
+                turn = await session.reply(new)
+                said, kept = turn.message.content, turn.kept
+                found = read_points(said)
+                if found is not None:
+                    return found, said, kept
+                new = [UserMessage(content=REMINDER)]
+        finally:
+            session.close()
+        return None, said, kept
 
 
 def read_points(text: str) -> int | None:

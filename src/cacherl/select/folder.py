@@ -14,7 +14,8 @@ import msgspec
 from cacherl.core.errors import DataError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import atomic_writer, read_jsonl, write_jsonl
-from cacherl.core.records import JsonObject
+from cacherl.core.made_from import MadeFrom, made_from
+from cacherl.core.records import JsonObject, Record
 from cacherl.core.task_file import TaskFile
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
@@ -31,6 +32,7 @@ from cacherl.select.duplicates import HeldOutTexts, asked
 from cacherl.select.options import SelectOptions
 from cacherl.select.stage import ReadTold, choose, paired, select
 from cacherl.select.verdicts import Scorers
+from cacherl.teacher.ledger import Row
 
 THIS_SET = "this set"
 
@@ -50,7 +52,23 @@ class Wanted:
     tokenizer: str = ""
     said: JsonObject = field(default_factory=dict)
     """Further options, for the card."""
+    paid: tuple[Row, ...] = ()
+    """What the judge was paid over the whole history of the journal."""
+    named: bool = False
+    """A person named `source`; else it is the furthest there is."""
+    renew: Sequence[str] = ()
+    """The command line that does this again."""
     made_at: datetime
+
+
+class SelectSummary(Record, frozen=True, kw_only=True):
+    """What selecting did. Kept as select.json."""
+
+    made_from: MadeFrom
+    kept: int
+    by_verdict: dict[str, int]
+    paid: tuple[Row, ...] = ()
+    """The judge's rows of the ledger, over all runs."""
 
 
 def source_of(folder: DataFolder) -> Path:
@@ -79,12 +97,18 @@ def select_folder(
     held_out: HeldOutTexts | None = None,
     on_read: ReadTold = lambda count: None,
 ) -> tuple[Selection, Card]:
-    """Write selected.jsonl, judgements.jsonl and card.json; each appears whole or not at all.
+    """Write selected.jsonl, judgements.jsonl, select.json and card.json; each whole or not at all.
 
     Raises:
         DataError: a file is missing or damaged, or nothing is worth keeping.
     """
     builder = _builder(wanted)
+    source = made_from(
+        folder,
+        wanted.source,
+        wanted.renew or ("select", str(folder.root)),
+        named=wanted.named,
+    )
     with TaskFile(folder.tasks) as tasks:
         selection = select(
             tasks,
@@ -97,6 +121,13 @@ def select_folder(
             on_kept=builder.add,
         )
     write_jsonl(judgements_of(folder), selection.judgements)
+    summary = SelectSummary(
+        made_from=source,
+        kept=selection.kept,
+        by_verdict=selection.by_verdict,
+        paid=wanted.paid,
+    )
+    _write(summary, folder.select_json)
     said = {
         **msgspec.to_builtins(wanted.options, order="deterministic"),
         **wanted.said,
@@ -182,8 +213,12 @@ def read_card(path: Path) -> Card | None:
 
 def write_card_json(card: Card, path: Path) -> None:
     """Write the card for machines, indented; it appears whole or not at all."""
+    _write(card, path)
+
+
+def _write(record: Record, path: Path) -> None:
     with atomic_writer(path) as handle:
-        handle.write(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+        handle.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
 # ---- what decides beside the verifiers -------------------------------------------------------

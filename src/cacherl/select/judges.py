@@ -9,11 +9,11 @@ from typing import Protocol
 from cacherl.core.errors import ModelError
 from cacherl.core.tasks import Task
 from cacherl.core.trajectories import Trajectory
-from cacherl.reward.judge import JudgeScores
+from cacherl.reward.judge import JudgeScores, NoScoreError
 from cacherl.select.duplicates import signature
 
 GIVE_UP = 8
-"""Failures before the first score: then the judge cannot be asked at all, and every further try is waste."""
+"""Failures before the first score, or conversations without one: then every further try is waste."""
 
 
 class SamplingJudge(Protocol):
@@ -22,7 +22,7 @@ class SamplingJudge(Protocol):
     name: str
 
     async def points(self, task: Task, trajectory: Trajectory, *, sample: int = 0) -> int:
-        """Return 0 to 5 points. Raises `ModelError` where there is no score."""
+        """Return 0 to 5 points. Raises `NoScoreError` where the replies hold none, else `ModelError`."""
         ...
 
 
@@ -40,8 +40,8 @@ async def ask_judge(
 ) -> dict[bytes, JudgeScores]:
     """Return what the judge says of each conversation, by its signature; equal ones are asked about once.
 
-    A sample that fails is no score; a conversation whose samples all fail has none. Reads on only as
-    fast as it is answered, so that any number of conversations may come.
+    A sample that fails is no score; a conversation whose samples all fail has none, and the others go on.
+    Reads on only as fast as it is answered, so that any number of conversations may come.
 
     Args:
         conversations: each with its task.
@@ -51,16 +51,16 @@ async def ask_judge(
         on_progress: told after each conversation.
 
     Raises:
-        ModelError: nothing but failures.
+        ModelError: it cannot be reached, or the first `GIVE_UP` conversations all have no score.
         BudgetError: the money is spent; with a journal, what was said so far costs nothing next time.
     """
     scores: dict[bytes, JudgeScores] = {}
-    failed = given = 0
+    failed = given = unreached = without = 0
     room = asyncio.Semaphore(concurrency)
     stopped: list[Exception] = []
 
     async def one(task: Task, trajectory: Trajectory, key: bytes) -> None:
-        nonlocal failed, given
+        nonlocal failed, given, unreached, without
         try:
             said = await asyncio.gather(
                 *(judge.points(task, trajectory, sample=sample) for sample in range(samples)),
@@ -69,10 +69,12 @@ async def ask_judge(
             points = [one for one in said if isinstance(one, int)]
             failures = [one for one in said if isinstance(one, ModelError)]
             given, failed = given + len(points), failed + len(failures)
+            unreached += sum(not isinstance(one, NoScoreError) for one in failures)
+            without += not points
             other = next((e for e in said if not isinstance(e, int | ModelError)), None)
             if other is not None:
                 raise other
-            if failures and not given and failed >= GIVE_UP:
+            if failures and not given and max(unreached, without) >= GIVE_UP:
                 raise failures[-1]
             problem = " ".join(str(failures[-1]).split()) if failures else ""
             missing = len(failures)
@@ -97,7 +99,7 @@ async def ask_judge(
             under_way.create_task(one(task, trajectory, key))
     if stopped:
         raise stopped[0]
-    if failed and not given:
+    if unreached and not given:
         raise ModelError(
             f"the judge {judge.name} scored none of {len(scores)} conversations: "
             f"{next(s.problem for s in scores.values() if s.problem)}"

@@ -115,6 +115,18 @@ async def judge_all(
     )
 
 
+def without_score(selection: Selection) -> Judgement | None:
+    """Return the first of those that nothing scored although the judge was asked; None where all were."""
+    return next(
+        (
+            one
+            for one in selection.judgements
+            if one.verdict == "unscored" and one.judged is not None
+        ),
+        None,
+    )
+
+
 def require_some(selection: Selection) -> None:
     """Raise a `DataError` with reasons if trajectories were considered and none is kept."""
     if not selection.considered or selection.kept:
@@ -128,6 +140,11 @@ def require_some(selection: Selection) -> None:
 def _fix(selection: Selection) -> str:
     most = max(selection.by_verdict, key=selection.by_verdict.__getitem__)
     if most == "unscored":
+        failed = without_score(selection)
+        if failed is not None and failed.judged is not None:
+            return (
+                f"The judge gave no score: {failed.judged.problem} The same command asks it again."
+            )
         return (
             "Nothing says whether these are right: ask a judge (`--judge openai:gpt-5`), name the data "
             "set's own score (`--score-note reward`), or keep them as they are (`--unscored keep`)."
