@@ -209,3 +209,37 @@ async def test_redaction_goes_over_every_file_but_the_journal(tmp_path: Path) ->
     assert differences_of(DataFolder(tmp_path), tmp_path / "built.sqlite") == (0, 0, 0, 0)
     with ToolCache.open(tmp_path / "cache.sqlite") as cache:
         assert scan_store(cache.store, "c", profile=Profile(name="personal")).findings == ()
+
+
+async def test_a_folder_with_failures_alone_takes_other_settings(tmp_path: Path) -> None:
+    """A mistyped model, mended: nothing is worth keeping to."""
+    folder = DataFolder(tmp_path)
+    lost = [msgspec.structs.replace(task, scenario="moon-1") for task in TASKS]
+    first = await recorded(tmp_path, tasks=lost[:2])
+
+    again = await recorded(tmp_path, plan=replace(PLAN, seed=7))
+
+    assert first.folder.failed == first.folder.episodes == 4
+    assert again.run.episodes == again.folder.episodes == 12
+    assert list(read_jsonl(folder.tasks, Task)) == TASKS
+    assert msgspec.json.decode(folder.manifest.read_bytes(), type=Manifest).seed == 7
+    assert differences_of(folder, tmp_path / "built.sqlite") == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("gone", ["trajectories.jsonl", "cache.sqlite"])
+async def test_one_with_an_episode_does_not(tmp_path: Path, gone: str) -> None:
+    """Not even where a file of it was moved away."""
+    await recorded(tmp_path, tasks=TASKS[:1])
+    (tmp_path / gone).unlink()
+
+    with pytest.raises(RecipeError, match="seed: 0 there, 7 now"):
+        await recorded(tmp_path, plan=replace(PLAN, seed=7))
+
+
+async def test_redaction_holds_even_where_nothing_was_recorded(tmp_path: Path) -> None:
+    """Its key is made, and whoever asked for it once does not mean to lose it."""
+    lost = [msgspec.structs.replace(TASKS[0], scenario="moon-1")]
+    await recorded(tmp_path, tasks=lost, plan=replace(PLAN, redact=Profile()))
+
+    with pytest.raises(RecipeError, match="redact"):
+        await recorded(tmp_path, tasks=lost)

@@ -25,7 +25,7 @@ from cacherl.core.tasks import Split, Task
 from cacherl.core.tools import ToolSpec
 from cacherl.core.trajectories import Trajectory
 from cacherl.core.worlds import World
-from cacherl.record.into_cache import RECORDED_AT, CacheOfFile
+from cacherl.record.into_cache import RECORDED_AT, CacheOfFile, is_in_cache
 from cacherl.record.redacted import redacted_task, redacted_trajectory
 from cacherl.record.stage import (
     OnProgress,
@@ -135,7 +135,10 @@ def _shown(value: object) -> str:
 
 
 def read_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest | None:
-    """Return the folder's manifest, or None where nothing was recorded yet. Writes nothing.
+    """Return the folder's manifest, or None where there is none to keep to. Writes nothing.
+
+    A folder in which nothing was recorded (a budget too small, a mistyped model) is tied to nothing but
+    its redaction.
 
     Raises:
         RecipeError: the folder holds episodes of other tools, another teacher or other settings.
@@ -154,6 +157,8 @@ def read_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest | No
     except msgspec.DecodeError as error:
         raise DataError(f"{path}: not a manifest: {error}. Restore it from a copy.") from error
     found = differences(recorded, manifest_of(plan, world, folder=recorded.folder))
+    if found and recorded.redact == plan.redact and _holds_nothing(folder, recorded):
+        return None
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise RecipeError(
@@ -163,10 +168,26 @@ def read_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest | No
     return recorded
 
 
+def _holds_nothing(folder: DataFolder, recorded: Manifest) -> bool:
+    """Say whether no live call is on record and every episode is a failure."""
+    if _is_filled(folder.live_calls):
+        return False
+    if folder.trajectories.exists():
+        kept = read_jsonl(folder.trajectories, Trajectory, drop_torn_tail=True)
+        if not all(map(is_failure, kept)):
+            return False
+    return not is_in_cache(folder.cache, recorded.folder)  # the file may have been moved away
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def settled_manifest(folder: DataFolder, plan: Plan, world: World) -> Manifest:
-    """Return the folder's manifest, written if there was none. Raises as `read_manifest`."""
+    """Return the folder's manifest, written if there was none to keep to. Raises as `read_manifest`."""
     recorded = read_manifest(folder, plan, world)
     if recorded is None:
+        folder.trajectories.unlink(missing_ok=True)  # failures under other settings, if anything
         recorded = manifest_of(plan, world, folder=secrets.token_hex(8))
     elif __version__ in recorded.versions:
         return recorded
@@ -294,7 +315,8 @@ async def record_folder(
     with ToolCache.open(folder.cache, mode="write", redact=plan.redact) as cache:
         redactor = cache.redactor
         kept = [task if redactor is None else redacted_task(task, redactor) for task in tasks]
-        on_file = list(read_jsonl(folder.tasks, Task)) if folder.tasks.exists() else []
+        begun = _is_filled(folder.trajectories) or _is_filled(folder.live_calls)
+        on_file = list(read_jsonl(folder.tasks, Task)) if begun and folder.tasks.exists() else []
         by_id = joined_tasks(on_file, kept, str(folder.tasks))
         if len(by_id) > len(on_file):
             write_jsonl(folder.tasks, by_id.values())

@@ -44,6 +44,18 @@ class Mark(Record, frozen=True, kw_only=True):
         )
 
 
+def is_in_cache(path: Path, folder: str) -> bool:
+    """Say whether a cache holds episodes of this recording."""
+    if not path.exists():
+        return False
+    with ToolCache.open(path) as cache:
+        return cache.store.note(_mark_of(folder)) is not None
+
+
+def _mark_of(folder: str) -> str:
+    return f"recorded/{folder}"
+
+
 class CacheOfFile:
     """A cache that follows a file of trajectories. Failures stay out: most are recorded again."""
 
@@ -56,7 +68,7 @@ class CacheOfFile:
             tasks: by id.
         """
         self._cache, self._tasks = cache, tasks
-        self._note = f"recorded/{folder}"
+        self._note = _mark_of(folder)
         said = cache.store.note(self._note)
         self._mark = Mark() if said is None else msgspec.json.decode(said, type=Mark)
 
