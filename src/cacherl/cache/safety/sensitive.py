@@ -77,7 +77,7 @@ _JWT_TAIL = re.compile(r"[A-Za-z0-9_=.-]*(?<![.])")
 _NEWER: tuple[tuple[str, str, str], ...] = (
     ("github_token", "github_pat_", r"github_pat_[A-Za-z0-9_]{22,}"),
     ("anthropic_key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}"),
-    ("openai_key", "sk-", r"sk-(?:(?:proj|svcacct|admin|or-v1)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{32,})"),
+    ("openai_key", "sk-", r"sk-(?:(?:proj|svcacct|admin|or-v1|live|test|lf|litellm)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{32,})"),
     ("google_key", "AIza", r"AIza[0-9A-Za-z_-]{35}"),
     ("google_key", "GOCSPX-", r"GOCSPX-[0-9A-Za-z_-]{20,}"),
     ("google_token", "ya29.", r"ya29\.[0-9A-Za-z_-]{20,}"),
