@@ -14,9 +14,10 @@ import msgspec
 
 from cacherl.core.errors import DataError, MissingExtraError, RecipeError
 from cacherl.core.folders import DataFolder
-from cacherl.core.jsonl import atomic_writer, decode_line, read_jsonl
+from cacherl.core.jsonl import atomic_writer, read_jsonl
 from cacherl.core.messages import AssistantMessage
 from cacherl.core.records import JsonObject, Record
+from cacherl.core.task_file import TaskFile
 from cacherl.core.tasks import Split, Task
 from cacherl.core.trajectories import Trajectory
 from cacherl.formats.format import MAX_TOOL_COLUMNS, Target, Unwritable
@@ -89,7 +90,7 @@ def export_folder(
 
     Only tasks of the asked split are written: held-out ones get into no training file unless
     `split` says so. `out` appears whole or not at all. Memory holds a row, a batch of a table, and
-    100 bytes a task.
+    an id and a place of each task.
 
     Raises:
         RecipeError: no such format, or a file name that does not fit it.
@@ -101,11 +102,11 @@ def export_folder(
     root = DataFolder(folder)
     if out.resolve().parent == root.root.resolve() and out.name in _OWN:
         raise DataError(f"{out}: is one of the folder's own files. Name another with --out.")
-    source = _source(root, target, options.origin)
+    source = source_of(folder, options)
     tally = _Tally()
-    with TasksOnDisk(root.tasks) as tasks:
+    with TaskFile(root.tasks) as tasks:
         if target.prompt is not None:
-            names = tasks.tool_names(options.split)
+            names = _tool_names(tasks, options.split)
             rows = _prompt_rows(target, tasks, source, options.split, names, tally)
         else:
             names = ()
@@ -161,10 +162,18 @@ def _check_name(out: Path, target: Target) -> None:
         )
 
 
-def _source(root: DataFolder, target: Target, origin: Origin | None) -> Path:
-    if origin is None:
-        return root.tasks if target.prompt is not None else root.best()
-    path: Path = getattr(root, origin.value)
+def source_of(folder: Path, options: ExportOptions) -> Path:
+    """Return the file that is exported.
+
+    Raises:
+        RecipeError: no such format.
+        DataError: there is no such file.
+    """
+    root = DataFolder(folder)
+    if options.origin is None:
+        prompts = target_named(options.format_name).prompt is not None
+        return root.tasks if prompts else root.best()
+    path: Path = getattr(root, options.origin.value)
     if not path.exists():
         raise DataError(f"{path}: no such file. Make it first, or choose another with --from.")
     return path
@@ -182,12 +191,17 @@ def _nothing(source: Path, split: Split, tally: _Tally) -> DataError:
 
 
 def _conversation_rows(
-    target: Target, tasks: TasksOnDisk, source: Path, split: Split, tally: _Tally
+    target: Target, tasks: TaskFile, source: Path, split: Split, tally: _Tally
 ) -> Iterator[JsonObject]:
     if target.row is None:
         raise RecipeError(f"{target.name} has no conversations. Choose another --format.")
     for trajectory in read_jsonl(source, Trajectory):
-        task = tasks.get(trajectory.task_id, source)
+        task = tasks.get(trajectory.task_id)
+        if task is None:
+            raise DataError(
+                f"{source}: a conversation is of task {trajectory.task_id!r}, which is not in "
+                f"{tasks.path}. Import or record again."
+            )
         if task.split is not split:
             tally.left_out[_HELD_OUT.format(split.value)] += 1
             continue
@@ -202,7 +216,7 @@ def _conversation_rows(
 
 def _prompt_rows(
     target: Target,
-    tasks: TasksOnDisk,
+    tasks: TaskFile,
     source: Path,
     split: Split,
     names: Sequence[str],
@@ -223,6 +237,17 @@ def _prompt_rows(
             tally.count(task, None)
             yield target.prompt(task, place, names)
             place += 1
+
+
+def _tool_names(tasks: TaskFile, split: Split) -> tuple[str, ...]:
+    """Return the names of all tools of a split, sorted; none where they are too many for columns."""
+    names: set[str] = set()
+    for task in read_jsonl(tasks.path, Task):
+        if task.split is split:
+            names.update(spec.name for spec in task.tools)
+            if len(names) > MAX_TOOL_COLUMNS:
+                return ()
+    return tuple(sorted(names))
 
 
 class _Tally:
@@ -269,90 +294,6 @@ class _Tally:
             with_ground_truth=self._gold,
             **facts,
         )
-
-
-# ---- tasks without reading them all ------------------------------------------------------------
-
-
-class _Named(msgspec.Struct):
-    id: str
-
-
-class TasksOnDisk:
-    """The tasks of a file by id, read when they are asked for; remembers where each line begins."""
-
-    def __init__(self, path: Path) -> None:
-        """Read through the file once.
-
-        Raises:
-            DataError: it is missing or no file of tasks.
-        """
-        self.path = path
-        self._places: dict[int, tuple[int, int]] = {}
-        """Hash of the id -> offset and line number."""
-        self._last: Task | None = None
-        with contextlib.ExitStack() as opening:
-            try:
-                self._handle: IO[bytes] = opening.enter_context(path.open("rb"))
-            except OSError as error:
-                raise DataError(
-                    f"{path}: cannot be read ({error.strerror}). "
-                    "Make it with `cacherl import` or `cacherl record`."
-                ) from error
-            self._find()
-            self._open = opening.pop_all()
-
-    def _find(self) -> None:
-        """Remember where each task stands."""
-        decoder = msgspec.json.Decoder(_Named)
-        offset = 0
-        for number, line in enumerate(self._handle, 1):
-            if line.strip():
-                try:
-                    name = decoder.decode(line).id
-                except msgspec.DecodeError as error:
-                    where = f"{self.path}:{number}"
-                    raise DataError(f"{where}: not a Task: {error}. Fix the line.") from error
-                self._places[hash(name)] = (offset, number)
-            offset += len(line)
-
-    def get(self, name: str, asked_by: Path) -> Task:
-        """Return the task.
-
-        Raises:
-            DataError: there is none of this id; or its line is damaged.
-        """
-        if self._last is not None and self._last.id == name:
-            return self._last
-        place = self._places.get(hash(name))
-        task = None if place is None else self._at(*place)
-        if task is None or task.id != name:
-            raise DataError(
-                f"{asked_by}: a conversation is of task {name!r}, which is not in {self.path}. "
-                "Import or record again."
-            )
-        self._last = task
-        return task
-
-    def _at(self, offset: int, number: int) -> Task:
-        self._handle.seek(offset)
-        return decode_line(self._handle.readline(), Task, f"{self.path}:{number}")
-
-    def tool_names(self, split: Split) -> tuple[str, ...]:
-        """Return the names of all tools of a split, sorted; none where they are too many for columns."""
-        names: set[str] = set()
-        for task in read_jsonl(self.path, Task):
-            if task.split is split:
-                names.update(spec.name for spec in task.tools)
-                if len(names) > MAX_TOOL_COLUMNS:
-                    return ()
-        return tuple(sorted(names))
-
-    def __enter__(self) -> TasksOnDisk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
 
 
 # ---- the file --------------------------------------------------------------------------------

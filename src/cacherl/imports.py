@@ -63,7 +63,7 @@ class ImportOptions:
     """Conversations."""
     cache: bool = True
     force: bool = False
-    """Replace tasks that no import wrote."""
+    """Replace what is there: an import of another source, or tasks that no import wrote."""
 
 
 class ImportSummary(Record, frozen=True, kw_only=True):
@@ -134,12 +134,12 @@ def import_files(
     Raises:
         RecipeError: no such format.
         DataError: nothing can be read, every row is of another format, or the folder's tasks are not
-            an import's. Nothing in the folder has changed.
+            an import's of this source. Nothing in the folder has changed.
     """
     files = files_of(source)
     chosen = _chosen(files[0], options.format_name)
     root = DataFolder(folder)
-    _refuse_foreign(root, options)
+    _refuse_foreign(root, source, options)
     namespace = options.namespace or chosen.namespace or _named_after(source)
     licence = options.licence or chosen.licence
     with _Stage(root, cache=options.cache) as stage:
@@ -180,8 +180,8 @@ def _chosen(first: Path, name: str) -> Format:
     return found
 
 
-def _refuse_foreign(root: DataFolder, options: ImportOptions) -> None:
-    """Refuse to write over what no import wrote, and over what was made from an import.
+def _refuse_foreign(root: DataFolder, source: Path, options: ImportOptions) -> None:
+    """Refuse to write over what no import of this source wrote, and over what was made from an import.
 
     Raises:
         DataError: so it is.
@@ -193,12 +193,26 @@ def _refuse_foreign(root: DataFolder, options: ImportOptions) -> None:
             f"{root.tasks}: was not written by an import, and importing would replace it. "
             "Choose another folder with --out, or say --force."
         )
+    earlier = _earlier(root.root / _MANIFEST)
+    if earlier is not None and Path(earlier.source).resolve() != source.resolve():
+        raise DataError(
+            f"{root.root}: holds an import of {earlier.source} (trajectories: {earlier.trajectories:,}, read "
+            f"as {earlier.format}), and importing {source} would replace it. Choose another folder with "
+            "--out, or say --force."
+        )
     made = [path for path in (root.augmented, root.selected) if path.exists()]
     if made:
         raise DataError(
             f"{made[0]}: was made from what importing would replace. "
             "Choose another folder with --out, or say --force and make it anew."
         )
+
+
+def _earlier(manifest: Path) -> ImportSummary | None:
+    try:
+        return next(read_jsonl(manifest, ImportSummary), None)
+    except DataError:
+        return None  # of another version: it may be replaced, as it always could
 
 
 def _named_after(source: Path) -> str:

@@ -17,7 +17,7 @@ from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl, write_jsonl
 from cacherl.core.tasks import Split, Task
 from cacherl.core.trajectories import StopReason, Trajectory
-from cacherl.exports import ExportCard, ExportOptions, Origin, TasksOnDisk, export_folder
+from cacherl.exports import ExportCard, ExportOptions, Origin, export_folder
 from cacherl.formats.table import TARGETS
 from cacherl.imports import ImportOptions, import_files
 from tests.formats.conversations import answered, kept, task_of
@@ -132,18 +132,29 @@ def test_a_conversation_without_its_task_is_named(folder: Path, tmp_path: Path) 
         exported(folder, tmp_path / "a.jsonl")
 
 
-def test_tasks_are_read_when_they_are_asked_for(folder: Path) -> None:
-    """A million tasks with their tools do not fit; their places do."""
+def test_a_damaged_task_is_named_by_line(folder: Path, tmp_path: Path) -> None:
+    """One line is to be mended, not searched for."""
     path = DataFolder(folder).tasks
-    with TasksOnDisk(path) as tasks:
-        assert [tasks.get(f"t{n}", path).split for n in (3, 0, 2, 2)] == [
-            SPLITS[n] for n in (3, 0, 2, 2)
-        ]
-        with pytest.raises(DataError, match="'t9'"):
-            tasks.get("t9", path)
     path.write_bytes(path.read_bytes() + b'{"id": 3}\n')
+
     with pytest.raises(DataError, match=r"tasks.jsonl:5"):
-        TasksOnDisk(path)
+        exported(folder, tmp_path / "a.jsonl")
+
+
+def test_an_error_is_one_line_at_the_terminal(folder: Path, tmp_path: Path) -> None:
+    """A bar of nothing before the error reads as if something had been done."""
+    out = tmp_path / "a.jsonl"
+    (tmp_path / "odd.jsonl").write_text('{"no": "conversation"}\n')
+    for run in (
+        ("export", folder, "--format", "moon", "--out", out),
+        ("export", folder, "--format", "trl", "--from", "augmented", "--out", out),
+        ("import", tmp_path / "none.jsonl", "--out", tmp_path / "i"),
+        ("import", tmp_path / "odd.jsonl", "--format", "openai", "--out", tmp_path / "i"),
+    ):
+        result = CliRunner().invoke(main, [str(each) for each in run])
+        assert result.exit_code != 0
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert result.stderr.startswith("Error: ")
 
 
 def test_the_command_writes_and_tells(folder: Path, tmp_path: Path) -> None:

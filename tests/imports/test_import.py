@@ -265,7 +265,7 @@ def test_a_failed_import_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         import_files(
-            lines(tmp_path / "b.jsonl", chat("Rome?")),
+            lines(tmp_path / "a.jsonl", chat("Rome?")),
             tmp_path / "out",
             ImportOptions(),
             on_progress=broken,
@@ -274,12 +274,29 @@ def test_a_failed_import_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> Non
     assert listing(tmp_path / "out") == before
 
 
+def test_another_source_takes_no_import_away(tmp_path: Path) -> None:
+    """A slip of --out must not replace Monday's import with Tuesday's file; what is there is named."""
+    out = tmp_path / "out"
+    brought(lines(tmp_path / "a.jsonl", chat()), out)
+    other = lines(tmp_path / "b.jsonl", chat("Rome?"))
+    before = listing(out)
+
+    with pytest.raises(DataError) as caught:
+        brought(other, out)
+
+    for word in (f"holds an import of {tmp_path / 'a.jsonl'}", str(other), "--out", "--force"):
+        assert word in str(caught.value)
+    assert listing(out) == before
+    _, tasks, _ = brought(other, out, force=True)
+    assert [task.user_turns for task in tasks] == [("Rome?",)]
+
+
 def test_an_import_takes_the_place_of_an_import(tmp_path: Path) -> None:
     """The newer file is what somebody wants; nothing of the older one may be mixed into it."""
     brought(lines(tmp_path / "a.jsonl", chat()), tmp_path / "out")
     (tmp_path / "out" / "cache.sqlite-wal").write_bytes(b"of the older cache")
 
-    _, tasks, _ = brought(lines(tmp_path / "b.jsonl", chat("Rome?")), tmp_path / "out")
+    _, tasks, _ = brought(lines(tmp_path / "a.jsonl", chat("Rome?")), tmp_path / "out")
 
     assert [task.user_turns for task in tasks] == [("Rome?",)]
     assert not (tmp_path / "out" / "cache.sqlite-wal").exists()

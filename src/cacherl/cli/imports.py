@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, counted, example
 from cacherl.core.errors import DataError
+from cacherl.core.folders import DataFolder
 from cacherl.core.tasks import Split
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ _SPLIT = click.Choice([split.value for split in Split])
 @click.option("--licence", default="", help="SPDX id, kept with every conversation.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many conversations.")
 @click.option("--no-cache", is_flag=True, help="Tasks and conversations only.")
-@click.option("--force", is_flag=True, help="Replace tasks that no import wrote.")
+@click.option("--force", is_flag=True, help="Replace what is there, whoever wrote it.")
 @JSON
 @example("cacherl import conversations.jsonl.gz --out imports/shop")
 def import_command(
@@ -93,6 +95,8 @@ def import_command(
         TimeRemainingColumn(),
         TextColumn("{task.fields[found]} conversations"),
         console=_stderr(),
+        transient=True,
+        disable=not _stderr().is_terminal,
     ) as bars:
         bar = bars.add_task("import", total=None, found=0)
         summary = import_files(
@@ -112,17 +116,18 @@ def _stderr() -> Console:
 
 def _told(summary: ImportSummary, folder: Path, *, cached: bool) -> str:
     lines = [
-        f"{summary.trajectories:,} trajectories of {summary.tasks:,} tasks, read as {summary.format}; "
-        f"{summary.calls:,} calls, {summary.new:,} answers kept, {summary.not_kept:,} not a tool's own."
+        f"{counted(summary.trajectories, 'trajectory', 'trajectories')} of "
+        f"{counted(summary.tasks, 'task')}, read as {summary.format}; {counted(summary.calls, 'call')}, "
+        f"{counted(summary.new, 'answer')} kept, {summary.not_kept:,} not a tool's own."
     ]
     if not cached:
         lines[0] = lines[0].partition(";")[0] + "; no cache."
     if summary.renamed:
         lines.append(
-            f"{summary.renamed:,} tasks had the id of another task and got one of their own."
+            f"{counted(summary.renamed, 'task')} had the id of another and got one of its own."
         )
     if summary.unanswered:
-        lines.append(f"{summary.unanswered:,} calls have no result: interrupted there.")
+        lines.append(f"No result for {counted(summary.unanswered, 'call')}: interrupted there.")
     if summary.skipped:
         lines.append(f"{summary.skipped:,} left out ({folder / 'skipped.jsonl'}), most often:")
         shown = list(summary.problems.items())[:_SHOWN]
@@ -130,9 +135,11 @@ def _told(summary: ImportSummary, folder: Path, *, cached: bool) -> str:
     lines.append(f"Licence: {summary.licence or 'not known; say it with --licence'}.")
     if summary.warning:
         lines.append(f"Warning: {summary.warning}")
-    nexts = [f"cacherl select {folder}", f"cacherl export {folder} --format trl --out train.jsonl"]
+    here = shlex.quote(str(folder))
+    nexts = [f"cacherl select {here}", f"cacherl export {here} --format trl --out train.jsonl"]
     if cached:
-        nexts = [f"cacherl cache stats {folder}/cache.sqlite", f"cacherl replay {folder}", *nexts]
+        cache = shlex.quote(str(folder / "cache.sqlite"))
+        nexts = [f"cacherl cache stats {cache}", f"cacherl replay {here}", *nexts]
     lines += [f"{'Next: ' if place == 0 else '      '}{each}" for place, each in enumerate(nexts)]
     return "\n".join(lines)
 
@@ -158,7 +165,7 @@ def replay(folder: Path, json_out: bool) -> None:
         click.echo(as_json(summary))
         return
     click.echo(
-        f"{summary.conversations} conversations, {summary.results} results: "
+        f"{counted(summary.conversations, 'conversation')}, {counted(summary.results, 'result')}: "
         f"{summary.identical} byte for byte, {summary.refused} refused by the loop, "
         f"{summary.different} different."
     )
@@ -171,7 +178,7 @@ def replay(folder: Path, json_out: bool) -> None:
         click.echo(f"  {tier:<12} {count}")
     if summary.different:
         raise DataError(
-            f"{summary.different} results differ; the first: {_plain(str(summary.first_difference))}"
+            f"{counted(summary.different, 'result')} came back different; the first: {_plain(str(summary.first_difference))}"
         )
 
 
@@ -211,7 +218,8 @@ def export_command(
     Tasks of another split are left out, and so is what nobody should learn from: malformed calls,
     calls without a result. A card beside the file says what is in it.
     """
-    from cacherl.exports import ExportOptions, Origin, export_folder
+    from cacherl.core.made_from import fallen_behind
+    from cacherl.exports import ExportOptions, Origin, export_folder, source_of
 
     options = ExportOptions(
         format_name=format_name,
@@ -219,8 +227,15 @@ def export_command(
         split=Split(split),
         limit=limit,
     )
+    behind = fallen_behind(DataFolder(folder), source_of(folder, options))
+    if behind:
+        click.echo(f"! {_plain(behind)}", err=True)
     with Progress(
-        TextColumn("export {task.completed:,.0f} rows"), TimeElapsedColumn(), console=_stderr()
+        TextColumn("export {task.completed:,.0f} rows"),
+        TimeElapsedColumn(),
+        console=_stderr(),
+        transient=True,
+        disable=not _stderr().is_terminal,
     ) as bars:
         bar = bars.add_task("export", total=None)
         card = export_folder(
@@ -230,8 +245,9 @@ def export_command(
         click.echo(as_json(card))
         return
     click.echo(
-        f"{card.rows:,} rows of {card.tasks:,} tasks with {card.tools:,} tools from {card.source}: "
-        f"{card.turns:,} turns, {card.thinking:,} with thinking; {card.bytes:,} bytes."
+        f"{counted(card.rows, 'row')} of {counted(card.tasks, 'task')} with "
+        f"{counted(card.tools, 'tool')} from {card.source}: "
+        f"{counted(card.turns, 'turn')}, {card.thinking:,} with thinking; {card.bytes:,} bytes."
     )
     for reason, count in card.left_out.items():
         click.echo(f"  {count:>8,}  left out: {reason}")

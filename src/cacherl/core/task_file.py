@@ -28,7 +28,7 @@ class TaskFile(Mapping[str, Task]):
         Raises:
             DataError: there is no such file, or a line is no task.
         """
-        self._path = path
+        self.path = path
         self._places: dict[str, tuple[int, int]] = {}
         try:
             self._file = path.open("rb")
@@ -56,7 +56,7 @@ class TaskFile(Mapping[str, Task]):
             return self._last
         place, number = self._places[id_]
         self._file.seek(place)
-        self._last = decode_line(self._file.readline(), Task, f"{self._path}:{number}")
+        self._last = decode_line(self._file.readline(), Task, f"{self.path}:{number}")
         return self._last
 
     def __iter__(self) -> Iterator[str]:
