@@ -21,14 +21,13 @@ TASKS, TRIALS = 6, 2
 MODULES = ("cacherl.cli.evaluating", "cacherl.suites.desk", "cacherl.report.evaluation")
 
 
-@pytest.fixture
-def cacherl(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Preloaded]:
+@pytest.fixture(scope="module")
+def cacherl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
     folder = tmp_path_factory.mktemp("preloaded")
-    monkeypatch.setenv("CACHERL_HOME", str(folder / "home"))
-    with Preloaded(folder, *MODULES) as preloaded:
-        yield preloaded
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CACHERL_HOME", str(folder / "home"))
+        with Preloaded(folder, *MODULES) as preloaded:
+            yield preloaded
 
 
 def command(teacher: TeacherServer, out: Path) -> list[str | Path]:
@@ -142,3 +141,23 @@ def test_outages_of_the_endpoint_are_never_the_models_failure(
     assert (second.not_scored, second.outages) == (0, {})
     kinds = Counter(type(line) is Result for line in read_lines(EvalFolder(out).results))
     assert kinds == {True: TASKS * TRIALS, False: 2}
+
+
+def test_a_spent_budget_is_told_with_what_there_is_and_more_money_goes_on(
+    cacherl: Preloaded, tmp_path: Path
+) -> None:
+    """A partial figure says how partial it is; raising the budget pays for the rest alone."""
+    out = tmp_path / "out"
+    with server(folder=tmp_path) as teacher:
+        small = [*command(teacher, out), "--budget-tokens", "20000"]
+        assert cacherl.run(small) == 3, cacherl.log.read_text()[-3000:]
+        part = summary_of(EvalFolder(out))
+        assert 0 < part.rows < TASKS * TRIALS
+        assert part.not_scored == TASKS * TRIALS - part.rows
+        assert part.outages == {}, "a spent budget is nobody's failure"
+        assert sum(b.prompt_tokens + b.completion_tokens for b in teacher.bills()) <= 20000
+
+        assert cacherl.run(command(teacher, out)) == 0
+        assert len(said(out)) == TASKS * TRIALS
+        billed = Counter(bill.digest for bill in teacher.bills())
+        assert max(billed.values()) == 1
