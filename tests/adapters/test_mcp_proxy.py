@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,50 @@ def test_what_was_answered_survives_kill_9_and_replays_to_the_byte(
     assert listed == {"tools": TOOLS}
     assert (left, code) == (b"", 0)
     assert "23 calls of shop in 1 session: 23 exact" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("raise SystemExit('no folder was named')", "no folder was named"),
+        ("import sys; sys.stderr.write('x' * 30000); import nothing_there", "ModuleNotFoundError"),
+        ("pass", ""),
+    ],
+)
+def test_why_a_server_did_not_start_is_told(tmp_path: Path, words: str, why: str) -> None:
+    """Clients show their error, and a person the proxy's standard error: both must say it."""
+    cache = str(tmp_path / "a.cache")
+    with wired("--record", cache, "--", sys.executable, "-c", words) as wire:
+        error = json.loads(wire.hello())["error"]["message"]
+        wire.end()
+        _, told, code = wire.rest()
+    assert error.startswith(f"the MCP server {sys.executable} -c {words} has stopped (")
+    assert error.endswith("before it was ready. Run it by hand to see why")
+    assert f"its last words: {why}" in error if why else "last words" not in error
+    assert told.count(why) >= 2 or not why, "as the server said it, and in what the proxy says"
+    assert "0 recorded in" in told
+    assert "Next:" not in told
+    assert code == 0
+
+
+def test_what_a_server_says_on_the_side_comes_through_while_it_runs(tmp_path: Path) -> None:
+    """Its log is read while an agent works, a prompt without an end of line among it."""
+    server = "import sys; sys.stderr.write('up'); sys.stderr.flush(); sys.stdin.read()"
+    with wired("--record", str(tmp_path / "a"), "--", sys.executable, "-c", server) as wire:
+        wire.send(id=0, method="initialize", params={})
+        assert wire.process.stderr is not None
+        assert wire.process.stderr.read(2) == b"up"
+
+
+def test_a_recording_is_replayed_to_a_client_of_another_version(tmp_path: Path) -> None:
+    """The live server spoke the client's version; so must its replay."""
+    cache = str(tmp_path / "a.cache")
+    spoken: list[str] = []
+    for words in (("--record", cache, *PLAIN), ("--replay", cache)):
+        with wired(*words) as wire:
+            asked = {"protocolVersion": ("2025-11-25", "2025-06-18")[len(spoken)]}
+            wire.send(id=0, method="initialize", params=asked)
+            spoken.append(json.loads(wire.reply(0))["result"]["protocolVersion"])
+            wire.end()
+            wire.rest()
+    assert spoken == ["2025-11-25", "2025-06-18"]

@@ -34,6 +34,8 @@ class Shop:
 
     def __init__(self) -> None:
         self.cancelled: set[str] = set()
+        self.more: list[dict[str, Any]] = []
+        """Tools that it lists by and by."""
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Return the reply to a message, None where it wants none."""
@@ -57,7 +59,7 @@ class Shop:
         if method == "tools/list":  # two pages
             if params.get("cursor") != "more":
                 return {"tools": TOOLS[:1], "nextCursor": "more"}
-            return {"tools": TOOLS[1:]}
+            return {"tools": TOOLS[1:] + self.more}
         if method == "tools/call":
             return self.called(params["name"], params.get("arguments") or {})
         raise LookupError(method)

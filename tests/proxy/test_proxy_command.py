@@ -11,9 +11,10 @@ from click.testing import CliRunner
 
 from cacherl.adapters.mcp_proxy import Upstream, connects, parse_headers
 from cacherl.cli import main
-from cacherl.cli.proxying import _say
+from cacherl.cli.proxying import _say, _told
 from cacherl.core.errors import RecipeError, ToolError
 from cacherl.proxy.session import Connect
+from cacherl.proxy.summary import Tally
 from tests.proxy.plain_server import PLAIN
 
 
@@ -34,6 +35,11 @@ from tests.proxy.plain_server import PLAIN
         (("--record", "a", "--header", "x ${NOT_SET}", "--url", "http://x"), 2, "NAME: VALUE"),
         (("--record", "a", "--header", "x: ${NOT_SET}", "--url", "http://x"), 2, "not set"),
         (("--replay", "nothing-here"), 1, "no such cache"),
+        (("--record", "a", "--", "no-such-server"), 1, "no-such-server: there is no such program"),
+        (("--record", "a", "--", "./a", "x"), 1, "./a: there is no such program"),
+        (("--replay", "a", "--on-miss", "live", "--", "no-such-server"), 1, "no such program"),
+        (("--record", "nope/x.cache", *PLAIN), 1, "mkdir -p nope`"),
+        (("--record", "a", "--log", "nope/log", *PLAIN), 2, "nope/log: cannot be written"),
     ],
 )
 def test_a_mistake_is_told_before_any_work_starts(
@@ -50,6 +56,7 @@ def test_a_mistake_is_told_before_any_work_starts(
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
     assert said in line
     assert result.stdout == ""
+    assert not list(tmp_path.iterdir()), "and before anything is made"
 
 
 def test_the_help_shows_how_an_agent_is_tested_without_its_servers() -> None:
@@ -92,3 +99,13 @@ def test_what_servers_and_models_said_cannot_move_the_cursor(tmp_path: Path) -> 
     with path.open("w", encoding="utf-8") as out:
         _say(out, "a\x1b[2Jb\nc\u202ed")
     assert path.read_text() == "a [2Jb c d\n"
+
+
+@pytest.mark.parametrize(("recorded", "told"), [(0, False), (1, True)])
+def test_a_replay_is_offered_of_what_was_recorded(recorded: int, told: bool) -> None:
+    """Of nothing there is none."""
+    tally = Tally()
+    tally.recorded = recorded
+    lines = list(_told(tally.summary(mode="record", cache="a.cache", scenario="s")))
+    assert f"{recorded} recorded in a.cache (s)" in lines
+    assert ("Next: cacherl proxy --replay a.cache" in lines) is told

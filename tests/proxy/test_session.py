@@ -16,7 +16,7 @@ from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.cache.safety.redact import Profile
 from cacherl.cache.safety.scan import scan_store
 from cacherl.core.errors import CacheError, ToolError
-from cacherl.core.tools import Tier
+from cacherl.core.tools import Tier, ToolSpec
 from cacherl.proxy.messages import Failure, Message, MessageId, Notification, Request, Result
 from cacherl.proxy.server_note import kept_server
 from cacherl.proxy.session import Connect, Plan, Session, played
@@ -560,7 +560,98 @@ def test_the_summary_counts_by_tier(cache: ToolCache) -> None:
 
     asyncio.run(run())
     found = plan.tally.summary(mode="record", cache="c", scenario="s")
-    assert (found.calls, found.recorded, found.errors) == (2, 1, 1)
+    assert (found.calls, found.recorded, found.errors) == (2, 2, 1)
     assert found.tiers == {Tier.LIVE: 2}
-    assert found.not_recorded == {"unknown tool": 1}
+    assert found.not_recorded == {}
     assert json.loads(json.dumps(found.namespaces)) == ["shop"]
+
+
+class Strict(Counter):
+    """A shop that answers a tool it does not have as the newer servers do: by a result."""
+
+    async def send(self, message: Message) -> None:
+        if isinstance(message, Request) and (message.params or {}).get("name") == "refund":
+            self.seen.append(message)
+            words = {"type": "text", "text": "Tool refund not found"}
+            await self.say(Result(id=message.id, result={"content": [words], "isError": True}))
+            return
+        await super().send(message)
+
+
+@pytest.mark.parametrize("server", [Counter, Strict])
+def test_a_call_of_a_tool_that_was_never_listed_is_replayed_as_it_was_refused(
+    cache: ToolCache, server: type[Counter]
+) -> None:
+    """A model that makes a name up must be told what it was told live, in the protocol's way or not.
+
+    It changed nothing: what is recorded after it stands where it stood.
+    """
+    refund = call(1, "refund", order_id="A")
+    calls = [refund, call(2, "get_order", order_id="A"), call(3, "cancel_order", order_id="A")]
+
+    async def run(plan: Plan, connect: Connect | None, calls: list[Request]) -> list[Any]:
+        session, screen = await opened(plan, connect)
+        for each in calls:
+            await session.receive(each)
+        await session.aclose()
+        return [screen.reply(each.id) for each in calls]
+
+    live = asyncio.run(run(Plan(cache=cache, record=True), server().connect, calls))
+    quiet = Plan(cache=cache, record=False, meta=False)
+    assert asyncio.run(run(quiet, None, calls)) == live
+    assert asyncio.run(run(quiet, None, calls[1:])) == live[1:]
+    assert "refund" not in [tool.name for tool in _listed(cache)]
+    never = [call(4, "refund", order_id="B"), call(5, "invented"), call(6, "")]
+    assert [each["code"] for each in asyncio.run(run(quiet, None, never))] == [-32602] * 3
+
+
+def test_a_tool_that_is_listed_after_it_was_refused_is_what_it_is_listed_as(
+    cache: ToolCache,
+) -> None:
+    """Servers unlock tools as they go; taken for one that may do anything, a read would be missed."""
+    read = {"name": "refund", "inputSchema": {}, "annotations": {"readOnlyHint": True}}
+
+    async def run() -> None:
+        server = Strict()
+        session, screen = await opened(Plan(cache=cache, record=True), server.connect)
+        await session.receive(call(1, "refund", order_id="A"))
+        server.shop.more.append(read)
+        await server.say(Notification(method="notifications/tools/list_changed"))
+        await until(lambda: "refund" in [tool.name for tool in _listed(cache)])
+        await session.receive(call(2, "refund", order_id="B"))
+        await until(partial(screen.has, 2))
+        await session.aclose()
+
+    asyncio.run(run())
+    spec = cache.store.tools()["shop", "refund"]
+    assert not spec.effects.writes
+
+
+def _listed(cache: ToolCache) -> tuple[ToolSpec, ...]:
+    found = kept_server(cache, "shop")
+    return () if found is None else found.tools()
+
+
+def test_a_server_that_ends_before_it_is_ready_is_told_by_its_command(cache: ToolCache) -> None:
+    """It has not said its name yet, and who reads this has only configured a command."""
+
+    async def run() -> tuple[Any, list[str]]:
+        counter, screen, told = Counter(), Screen(), list[str]()
+        plan = Plan(cache=cache, record=True, log=told.append)
+
+        async def send(message: Message) -> None:
+            await counter.stop("it closed the connection; its last words: no such folder")
+
+        counter.send = send  # type: ignore[method-assign]
+        session = Session(plan, screen, counter.connect, server="shop-server --folder x")
+        await session.receive(HELLO)
+        await session.aclose()
+        return screen.reply(0), told
+
+    error, told = asyncio.run(run())
+    words = (
+        "the MCP server shop-server --folder x has stopped (it closed the connection; "
+        "its last words: no such folder)"
+    )
+    assert error["message"] == f"{words} before it was ready. Run it by hand to see why"
+    assert told == [f"{words}; calls under way: 1"]

@@ -14,11 +14,11 @@ import os
 import signal
 import socket
 import stat
-import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -46,7 +46,9 @@ from starlette.types import Message as HttpMessage
 from starlette.types import Receive, Scope, Send
 
 from cacherl.core.errors import RecipeError, ToolError
+from cacherl.proxy.last_words import last_words
 from cacherl.proxy.messages import (
+    HANDSHAKE_VERSIONS,
     UNSUPPORTED_VERSION,
     Failure,
     Message,
@@ -55,7 +57,7 @@ from cacherl.proxy.messages import (
     Request,
     Result,
 )
-from cacherl.proxy.session import HANDSHAKE_VERSIONS, Connect, Plan, Server, Session
+from cacherl.proxy.session import Connect, Plan, Server, Session
 
 PATH = "/mcp"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -65,6 +67,8 @@ _IDLE_S = 30 * 60.0
 _MAX_SESSIONS = 64  # each may be a process
 _MAX_BODY_BYTES = 64 << 20
 _READ_BYTES = 1 << 16
+_WORDS_WITHIN_S = 0.5
+_WORDS_KEPT = 1 << 13
 _GONE = (anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
@@ -78,6 +82,13 @@ class Upstream:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request to `url`."""
 
+    @property
+    def shown(self) -> str:
+        """What it is called until it says its name; an address without what may be secret in it."""
+        if self.url is None:
+            return " ".join(self.command)
+        return str(httpx2.URL(self.url).copy_with(userinfo=b"", query=None))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
@@ -89,6 +100,18 @@ class Listen:
     token: str | None = None
     """What clients must send as a bearer token."""
 
+    def __post_init__(self) -> None:
+        """Refuse an address that others reach without a token.
+
+        Raises:
+            RecipeError: it is one.
+        """
+        if self.host not in LOOPBACK and not self.token:
+            raise RecipeError(
+                f"{self.host} can be reached from other machines, so clients need a token. "
+                "Put one into a variable and name it: `--token-env PROXY_TOKEN`."
+            )
+
 
 def run_proxy(plan: Plan, upstream: Upstream | None, listen: Listen | None) -> None:
     """Serve until the client of stdio is gone, or until SIGINT or SIGTERM.
@@ -99,7 +122,7 @@ def run_proxy(plan: Plan, upstream: Upstream | None, listen: Listen | None) -> N
         listen: serve any number of clients over HTTP; None serves one over stdio.
 
     Raises:
-        RecipeError: the address cannot be listened on, or is open to others without a token.
+        RecipeError: the address cannot be listened on.
     """
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what matters is told by the plan's log
     if listen is None:
@@ -203,7 +226,12 @@ class _Running:
             self._writing = None
             if not ready.done():
                 ready.cancel()
-        await self._on_stop(reason)
+        words = "" if self._scope.cancel_called else await self.last_words()
+        await self._on_stop(f"{reason}; its last words: {words}" if words else reason)
+
+    async def last_words(self) -> str:
+        """Return what the server said of its end, or nothing."""
+        return ""
 
     def lost(self, item: object) -> bool:
         """Say whether a message tells that the server has forgotten the session."""
@@ -228,8 +256,7 @@ class _Remote(_Running):
     """A server behind a URL: what its transport needs to know of the session, it is told here."""
 
     def __init__(self, upstream: Upstream, on_message: _OnMessage, on_stop: _OnStop):
-        bare = str(httpx2.URL(str(upstream.url)).copy_with(userinfo=b"", query=None))
-        super().__init__(self._open(upstream), bare, self._seen, on_stop)
+        super().__init__(self._open(upstream), upstream.shown, self._seen, on_stop)
         self._pass_on = on_message
         self._initialize: MessageId | None = None
         self._headers: dict[str, str] = {}
@@ -277,6 +304,46 @@ class _Remote(_Running):
         return SessionMessage(written(message), metadata=metadata)
 
 
+class _Program(_Running):
+    """A server that is a program: what it writes to standard error is passed on, and its end remembered."""
+
+    def __init__(self, upstream: Upstream, on_message: _OnMessage, on_stop: _OnStop):
+        super().__init__(self._open(upstream), upstream.shown, on_message, on_stop)
+        self._words = b""
+        self._silent = asyncio.Event()
+
+    @asynccontextmanager
+    async def _open(self, upstream: Upstream) -> AsyncIterator[tuple[Any, Any]]:
+        program, *arguments = upstream.command
+        parameters = StdioServerParameters(command=program, args=arguments, env=dict(os.environ))
+        reading, writing = os.pipe()
+        # A thread, so that a client that does not read our standard error holds up nobody but the server.
+        threading.Thread(
+            target=self._listen, args=(reading, asyncio.get_running_loop()), daemon=True
+        ).start()
+        errors = os.fdopen(writing, "w")
+        try:
+            async with stdio_client(parameters, errlog=errors) as streams:
+                errors.close()  # the server's own is the last: its end is the end of what is read
+                yield streams
+        finally:
+            errors.close()
+
+    def _listen(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        with os.fdopen(number, "rb", buffering=0) as said:
+            while words := said.read(_READ_BYTES):
+                self._words = (self._words + words)[-_WORDS_KEPT:]
+                with suppress(OSError):
+                    os.write(2, words)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(self._silent.set)
+
+    async def last_words(self) -> str:
+        with suppress(TimeoutError):  # a program that it left behind may hold it open
+            await asyncio.wait_for(self._silent.wait(), _WORDS_WITHIN_S)
+        return last_words(self._words.decode("utf-8", "replace").splitlines())
+
+
 def connects(upstream: Upstream) -> Connect:
     """Return what starts a server, or connects to it."""
 
@@ -284,12 +351,7 @@ def connects(upstream: Upstream) -> Connect:
         if upstream.url is not None:
             running: _Running = _Remote(upstream, on_message, on_stop)
         else:
-            program, *arguments = upstream.command
-            parameters = StdioServerParameters(
-                command=program, args=arguments, env=dict(os.environ)
-            )
-            streams = cast("_Streams", stdio_client(parameters, errlog=sys.stderr))
-            running = _Running(streams, " ".join(upstream.command), on_message, on_stop)
+            running = _Program(upstream, on_message, on_stop)
         await running.start()
         return running
 
@@ -353,6 +415,7 @@ def _begun(plan: Plan, upstream: Upstream | None, writing: Any, *, http: bool) -
         plan,
         _ToClient(writing),
         None if upstream is None else connects(upstream),
+        server="" if upstream is None else upstream.shown,
         handshake_only=http or (upstream is not None and upstream.url is not None),
     )
 
@@ -598,11 +661,6 @@ class _Web(uvicorn.Server):
 
 
 async def _over_http(plan: Plan, upstream: Upstream | None, listen: Listen) -> None:
-    if listen.host not in LOOPBACK and not listen.token:
-        raise RecipeError(
-            f"{listen.host} can be reached from other machines, so clients need a token. "
-            "Put one into a variable and name it: `--token-env PROXY_TOKEN`."
-        )
     bound = _bound(listen)
     front = _Front(plan, upstream, listen)
     web = _Web(

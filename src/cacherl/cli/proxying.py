@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import msgspec
 
 from cacherl.cache.episodes.ledger import MissPolicy
 from cacherl.cli.terminal import FILE, JSON, example
-from cacherl.core.errors import MissingExtraError, RecipeError
+from cacherl.core.errors import CacheError, MissingExtraError, RecipeError, ToolError
 from cacherl.core.tasks import Split
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def proxy(
         listen = mcp_proxy.Listen(host=host, port=port, token=_token(token_env))
     name = record or replay or ""
     writes = record is not None or lively
+    _check_there(command, name if writes else None)
     tally = Tally()
     with _log_to(log) as out, _opened(name, writes, settings, redact) as cache:
         if record is not None and settings is not None:
@@ -182,6 +184,22 @@ def _check(record: str | None, server: bool, lively: bool, on_miss: bool) -> Non
     if record is None and server and not lively:
         raise RecipeError(
             "--replay does without its server. Leave the command out, or say `--on-miss live`."
+        )
+
+
+def _check_there(command: tuple[str, ...], written: str | None) -> None:
+    """Refuse, before anything is made, a program or a cache's folder that is not there: typos, mostly."""
+    if command and shutil.which(command[0]) is None:
+        raise ToolError(
+            f"{command[0]}: there is no such program to run. Install it, or correct the command."
+        )
+    if written is None or "://" in written or written == ":memory:":
+        return
+    folder = Path(written).parent
+    if not folder.is_dir():
+        raise CacheError(
+            f"{written}: there is no folder {folder}. Make it with `mkdir -p {folder}`, "
+            "or correct the path."
         )
 
 
@@ -262,7 +280,9 @@ def _told(found: Summary) -> Iterator[str]:
     whose = ", ".join(found.namespaces) or "no server"
     sessions = f"{found.sessions} session{'s' * (found.sessions != 1)}"
     tiers = ", ".join(f"{count} {tier.value}" for tier, count in found.tiers.items())
-    yield f"{found.calls} call{'s' * (found.calls != 1)} of {whose} in {sessions}" + (f": {tiers}" if tiers else "")
+    yield f"{found.calls} call{'s' * (found.calls != 1)} of {whose} in {sessions}" + (
+        f": {tiers}" if tiers else ""
+    )
     if found.errors:
         yield f"{found.errors} answered with an error"
     for missed in found.missed:
@@ -272,6 +292,7 @@ def _told(found: Summary) -> Iterator[str]:
         yield f"{found.recorded} recorded in {found.cache} ({found.scenario})" + (
             f"; not recorded: {left}" if left else ""
         )
+    if found.recorded:
         yield f"Next: cacherl proxy --replay {found.cache}"
 
 

@@ -13,6 +13,9 @@ MessageId: TypeAlias = int | str
 ENVELOPE = "io.modelcontextprotocol/"
 """What clients of 2026-07-28 say with every request stands in its `_meta` under such names."""
 
+HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+"""Protocol versions whose sessions begin with `initialize`, oldest first."""
+
 INVALID_PARAMS = -32602
 METHOD_NOT_FOUND = -32601
 INTERNAL_ERROR = -32603

@@ -77,17 +77,23 @@ class Replayer:
         tools: Iterable[ToolSpec],
         tally: Tally,
         *,
+        listed: Iterable[str],
         on_miss: Mapping[str, MissPolicy],
         meta: bool,
     ) -> None:
-        """Answer from an episode that was given these policies (see `policies`)."""
+        """Answer from an episode that was given these tools and policies (see `policies`).
+
+        Tools that are not `listed` were called all the same when this was recorded.
+        """
         self._episode, self._tally, self._meta = episode, tally, meta
         self._on_miss = on_miss
+        self._listed = set(listed)
         self._names = {spec.name for spec in tools}
 
     def offer(self, tools: Iterable[ToolSpec]) -> None:
         """Take note of the server's tools."""
         for spec in tools:
+            self._listed.add(spec.name)
             self._names.add(spec.name)
             self._episode.offer(spec)
 
@@ -99,9 +105,11 @@ class Replayer:
                 request.id, INVALID_PARAMS, "tools/call needs a name, and arguments as an object"
             )
         if call.name not in self._names:
-            return failure(request.id, INVALID_PARAMS, f"Unknown tool: {call.name}")
+            return _unknown(request, call)
         result = await self._episode.answer(call, live)
         if result.tier is Tier.MISS or self._is_guess(result):
+            if call.name not in self._listed:
+                return _unknown(request, call)
             result = self._explained(call, result)
         self._tally.answered(result.tier, is_error=result.is_error)
         return reply_of(request.id, result, meta=self._meta and result.tier is not Tier.LIVE)
@@ -145,6 +153,10 @@ class Replayer:
             tier=Tier.MISS,
             key=why.hit.key,
         )
+
+
+def _unknown(request: Request, call: ToolCall) -> Reply:
+    return failure(request.id, INVALID_PARAMS, f"Unknown tool: {call.name}")
 
 
 def _short(arguments: str) -> str:

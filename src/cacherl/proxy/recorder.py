@@ -50,7 +50,8 @@ class Recorder:
     def offer(self, tools: Iterable[ToolSpec]) -> None:
         """Take note of the server's tools."""
         for spec in tools:
-            self._specs.setdefault(spec.name, spec)
+            if self._specs.get(spec.name) in (None, undeclared(spec.name)):
+                self._specs[spec.name] = spec  # servers list tools later that they refused before
             self._episode.offer(spec)
 
     def asked(self, request: Request, call: ToolCall) -> None:
@@ -73,9 +74,9 @@ class Recorder:
         seconds = time.perf_counter() - passing.started
         passing.result = tool_result(passing.call, reply, seconds)
         if passing.call.name not in self._specs:
-            if passing.result.is_error:
-                passing.ran = False
-                self._over(passing, "unknown tool")
+            if passing.result.error_class is ErrorClass.TRANSIENT:
+                passing.ran = False  # what is not there has changed nothing
+                self._over(passing, "transient failure")
                 return
             self.offer([undeclared(passing.call.name)])
         self._walk(self._order.over(passing))

@@ -13,6 +13,7 @@ from cacherl.cache.lookup.tool_cache import ToolCache
 from cacherl.core.errors import CacheError, ToolError
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.tools import ToolSpec
+from cacherl.proxy.messages import HANDSHAKE_VERSIONS
 from cacherl.toolbox.mcp_results import EFFECTS_META, spec_of
 
 PREFIX = "mcp/"
@@ -30,7 +31,7 @@ READS = frozenset({"resources/read", "prompts/get"})
 """What else is kept, answer by answer: an agent may read it before it calls a tool."""
 
 _SERVER_INFO = "io.modelcontextprotocol/serverInfo"
-_LAST_HANDSHAKE = "2025-11-25"
+_LAST_HANDSHAKE = HANDSHAKE_VERSIONS[-1]
 
 
 class ServerNote(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,6 +39,8 @@ class ServerNote(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     initialize: JsonObject | None = None
     """Its answer to `initialize`, for clients up to 2025-11-25."""
+    asked: str | None = None
+    """The version of the protocol that the client asked for there."""
     discover: JsonObject | None = None
     """Its answer to `server/discover`, for clients of 2026-07-28."""
     lists: dict[str, JsonObject] = {}
@@ -55,17 +58,36 @@ class ServerNote(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     def greeting(self, asked: JsonObject) -> JsonObject:
         """Return the answer to `initialize`, from that to `server/discover` where only it is known."""
+        wanted = asked.get("protocolVersion")
         if self.initialize is not None:
-            return self.initialize
+            said = self.initialize.get("protocolVersion")
+            version = agreed(wanted, said, offered=self.asked)
+            return {**self.initialize, "protocolVersion": version}
         known = self.discover or {}
         greeting: JsonObject = {
-            "protocolVersion": asked.get("protocolVersion", _LAST_HANDSHAKE),
+            "protocolVersion": agreed(wanted, _LAST_HANDSHAKE, offered=None),
             "capabilities": self.capabilities,
             "serverInfo": _info(known) or {"name": "cacherl", "version": ""},
         }
         if "instructions" in known:
             greeting["instructions"] = known["instructions"]
         return greeting
+
+
+def agreed(wanted: Any, said: Any, *, offered: str | None) -> Any:
+    """Return the version of the protocol that a recorded server would agree on with a client.
+
+    Args:
+        wanted: what the client asks for.
+        said: what the server agreed on when it was recorded.
+        offered: what it was asked for then, where that is known. If it said something else, that
+            was the newest it knows.
+    """
+    if wanted == offered or wanted not in HANDSHAKE_VERSIONS:
+        return said
+    if offered in (None, said) or said not in HANDSHAKE_VERSIONS:
+        return wanted
+    return min(wanted, said, key=HANDSHAKE_VERSIONS.index)
 
 
 def specs_of(tools: Iterable[Any]) -> tuple[ToolSpec, ...]:
@@ -106,6 +128,7 @@ def keep_server(cache: ToolCache, namespace: str, note: ServerNote) -> None:
     known = kept_server(cache, namespace) or ServerNote()
     note = ServerNote(
         initialize=note.initialize or known.initialize,
+        asked=known.asked if note.initialize is None else note.asked,
         discover=note.discover or known.discover,
         lists=known.lists | note.lists,
     )

@@ -23,6 +23,7 @@ from cacherl.core.tasks import Split
 from cacherl.core.tools import ErrorClass, Tier, ToolResult
 from cacherl.proxy.messages import (
     ENVELOPE,
+    HANDSHAKE_VERSIONS,
     INTERNAL_ERROR,
     UNSUPPORTED_VERSION,
     Failure,
@@ -51,9 +52,6 @@ from cacherl.proxy.server_note import (
     specs_of,
 )
 from cacherl.proxy.summary import Tally
-
-HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-"""Protocol versions whose sessions begin with `initialize`."""
 
 _LISTED_WITHIN_S = 10.0
 _READY_WITHIN_S = 60.0
@@ -127,6 +125,7 @@ class Session:
         client: Client,
         connect: Connect | None,
         *,
+        server: str = "",
         handshake_only: bool = False,
     ) -> None:
         """Begin.
@@ -135,11 +134,12 @@ class Session:
             plan: what to do.
             client: who speaks.
             connect: starts the server; None plays it from the cache.
+            server: what it is called until it says its name: its command, say.
             handshake_only: send clients of 2026-07-28 back to `initialize`: where HTTP is on either
                 side, that version has no sessions, and an episode is a session.
         """
         self._plan, self._client, self._connect = plan, client, connect
-        self._handshake_only = handshake_only
+        self._command, self._handshake_only = server, handshake_only
         self._routes = Routes()
         self._server: Server | None = None
         self._own: dict[MessageId, asyncio.Future[Reply]] = {}
@@ -304,11 +304,7 @@ class Session:
             return
         if request.method in ("initialize", "server/discover") and "capabilities" in reply.result:
             self._greeted = reply.result
-            modern = request.method == "server/discover"
-            self._note = ServerNote(
-                initialize=None if modern else reply.result,
-                discover=reply.result if modern else None,
-            )
+            self._note = _presented(request, reply.result)
             self._meet(server_name(reply.result))
         elif (
             request.method in READS
@@ -344,7 +340,7 @@ class Session:
     async def _stopped(self, reason: str) -> None:
         """The server is gone: everybody who waits is told so, nothing is done again."""
         self._server = None
-        words = f"the MCP server {self._called} has stopped ({reason})"
+        words = f"the MCP server {self._shown} has stopped ({reason})"
         for own in self._own.values():
             if not own.done():
                 own.set_exception(ToolError(words))
@@ -356,7 +352,9 @@ class Session:
             reply = self._unreachable(
                 request,
                 f"{words} while this was under way. Whether it was done nobody knows; it was not "
-                "repeated. The next request starts the server again",
+                "repeated. The next request starts the server again"
+                if self._greeted or request.method == "tools/call"
+                else f"{words} before it was ready. Run it by hand to see why",
             )
             waiting = self._waiting.pop(request.id, None)
             if waiting is not None:
@@ -392,6 +390,11 @@ class Session:
     def _called(self) -> str:
         return self._namespace or self._plan.namespace or ""
 
+    @property
+    def _shown(self) -> str:
+        """The server in messages: it may stop before it has said its name."""
+        return self._called or self._command
+
     async def _started(self) -> None:
         """Start the server unless it runs; one that stopped meets its client again.
 
@@ -404,7 +407,7 @@ class Session:
         self._plan.tally.starts += 1
         if self._greeted is None:
             return
-        self._plan.log(f"the MCP server {self._called} is started again")
+        self._plan.log(f"the MCP server {self._shown} is started again")
         if self._recorder is not None:
             self._recorder.restarted()
         if self._greeting is not None and self._greeting.method == "initialize":
@@ -414,7 +417,7 @@ class Session:
                 if server is not None:
                     await server.aclose()
                 raise ToolError(
-                    f"the MCP server {self._called} was started again and refused to be initialised "
+                    f"the MCP server {self._shown} was started again and refused to be initialised "
                     f"({reply.error.get('message')})"
                 )
             if self._initialized is not None and self._server is not None:
@@ -428,7 +431,7 @@ class Session:
         """
         server = self._server
         if server is None:
-            raise ToolError(f"the MCP server {self._called} has stopped")
+            raise ToolError(f"the MCP server {self._shown} has stopped")
         request = Request(id=next(self._ids), method=method, params=params)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._own[request.id] = answer
@@ -437,7 +440,7 @@ class Session:
             return await asyncio.wait_for(answer, _READY_WITHIN_S)
         except TimeoutError as error:
             raise ToolError(
-                f"the MCP server {self._called} did not answer {method} within {_READY_WITHIN_S:g} s"
+                f"the MCP server {self._shown} did not answer {method} within {_READY_WITHIN_S:g} s"
             ) from error
         finally:
             self._own.pop(request.id, None)
@@ -471,7 +474,7 @@ class Session:
                 if method == "tools/list":
                     self._offer(lists.get(method, {}))
         except CacheRLError as error:
-            self._plan.log(f"the lists of {self._called} are not recorded: {error}")
+            self._plan.log(f"the lists of {self._shown} are not recorded: {error}")
         finally:
             self._listed.set()
         if lists and self._writable and self._namespace is not None:
@@ -495,11 +498,7 @@ class Session:
 
     def _offer(self, listed: JsonObject) -> None:
         tools = specs_of(listed.get("tools") or ())
-        self._note = ServerNote(
-            initialize=self._note.initialize,
-            discover=self._note.discover,
-            lists={"tools/list": listed},
-        )
+        self._note = msgspec.structs.replace(self._note, lists={"tools/list": listed})
         for each in (self._recorder, self._replayer):
             if each is not None:
                 each.offer(tools)
@@ -525,11 +524,11 @@ class Session:
         if self._replayer is None:
             self._meet(None)
             plan, tools = self._plan, self._note.tools()
-            known = {spec.name for spec in tools}
+            listed = {spec.name for spec in tools}
             tools += tuple(
                 spec
                 for (space, name), spec in plan.cache.store.tools().items()
-                if space == self._called and name not in known
+                if space == self._called and name not in listed
             )
             on_miss = policies(plan.cache, self._called, tools, plan.on_miss, plan.on_miss_of)
             episode = plan.cache.episode(
@@ -542,7 +541,9 @@ class Session:
                 splits=EVERY_SPLIT,
                 split=plan.split,
             )
-            self._replayer = Replayer(episode, tools, plan.tally, on_miss=on_miss, meta=plan.meta)
+            self._replayer = Replayer(
+                episode, tools, plan.tally, listed=listed, on_miss=on_miss, meta=plan.meta
+            )
         return self._replayer
 
     async def _offline(self, request: Request) -> Reply:
@@ -615,6 +616,14 @@ def played(cache: ToolCache, wanted: str | None = None) -> str:
     raise CacheError(
         f"{cache.name}: recordings of {', '.join(known)}. Say whose with `--namespace NAME`."
     )
+
+
+def _presented(request: Request, said: JsonObject) -> ServerNote:
+    """Return what a server says of itself in its answer to a greeting."""
+    if request.method == "server/discover":
+        return ServerNote(discover=said)
+    asked = (request.params or {}).get("protocolVersion")
+    return ServerNote(initialize=said, asked=asked if isinstance(asked, str) else None)
 
 
 def _envelope(request: Request) -> JsonObject:

@@ -31,7 +31,7 @@ from cacherl.core.errors import CacheError, CacheRLError, RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.schema import error_text
 from cacherl.core.tasks import Split, Task
-from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec
+from cacherl.core.tools import ErrorClass, Source, Tier, ToolResult, ToolSpec, undeclared
 
 _NEVER = 2.0  # no score reaches it
 
@@ -184,8 +184,9 @@ class Episode:
         return self._live_calls
 
     def offer(self, spec: ToolSpec) -> None:
-        """Add a tool, unless there is one of its name."""
-        self._specs.setdefault(spec.name, spec)
+        """Add a tool, unless there is one of its name that declared itself."""
+        if self._specs.get(spec.name) in (None, undeclared(spec.name)):
+            self._specs[spec.name] = spec
 
     # ---- looking
 
