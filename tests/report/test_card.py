@@ -261,3 +261,13 @@ def test_the_same_card_makes_the_same_page(card: Card, tmp_path: Path) -> None:
 def test_sizes_are_written_for_people(number: int, words: str) -> None:
     """7787374 is a number, 7.8 MB is a size."""
     assert size(number) == words
+
+
+def test_dollars_that_nobody_knows_are_not_shown_as_nothing() -> None:
+    """`$0.00 +` reads as if next to nothing had been paid."""
+    card = build()
+    unknown = msgspec.structs.replace(card, costs=card.costs[1:])
+
+    for page, told in ((render_card(card), "$0.2500 +"), (render_card(unknown), ">unknown<")):
+        assert told in page
+    assert "paid to models: no price is known" in render_card(unknown)

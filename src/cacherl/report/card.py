@@ -159,6 +159,7 @@ def _view(card: Card) -> dict[str, Any]:
         "splits": _bars(card.splits),
         "errors": _bars(card.error_classes),
         "dollars": sum(d for d in dollars if d is not None) if card.costs else None,
+        "priced": any(d is not None for d in dollars),
         "unpriced": any(d is None for d in dollars),
         "options": sorted(
             (name, _said(value))

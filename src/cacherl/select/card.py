@@ -719,13 +719,12 @@ def _warnings(
     if lost:
         yield CardWarning(
             kind="tools",
-            text=f"{len(lost)} tools that were called before selecting are gone: {_some(lost)}.",
+            text=f"Called before selecting and in none of the kept: {_some(lost)}.",
         )
     if card.tools_seen_once:
         yield CardWarning(
             kind="tools",
-            text=f"{len(card.tools_seen_once)} tools are called in one trajectory only: "
-            f"{_some(card.tools_seen_once)}.",
+            text=f"Called in one trajectory only: {_some(card.tools_seen_once)}.",
         )
     failing = [t.name for t in card.tools if t.calls >= 5 and t.errors > _HIGH_ERRORS * t.calls]
     if failing:
