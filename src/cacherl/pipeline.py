@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,6 +34,7 @@ from cacherl.core.tools import Tier, ToolResult, Tools
 from cacherl.core.trajectories import Trajectory
 from cacherl.core.worlds import World, WorldTools
 from cacherl.evaluate import Evaluation, evaluate
+from cacherl.evaluate.provenance import commit, machine
 from cacherl.experiment import (
     Recipe,
     RunFolder,
@@ -774,23 +772,3 @@ def _tier_mix(points: Sequence[GRPOPoint]) -> dict[str, float]:
 def _said(tier: Tier) -> str:
     """Return a tier's name in training, where no tool runs live: LIVE is a rollout without a call."""
     return "no_call" if tier is Tier.LIVE else tier.value
-
-
-def machine() -> str:
-    """Return what this machine is, in a few words."""
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """Return the commit of the source tree that runs, or nothing where there is none."""
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed command, no shell
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=5,
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
