@@ -296,6 +296,18 @@ def paid_model(
     )
 
 
+def missing_key(name: str) -> str | None:
+    """Return the environment variable that a paid model's key is read from, if it is not set.
+
+    Raises as `paid_model`; nothing is asked.
+    """
+    try:
+        from cacherl.adapters.any_llm_completions import AnyLLMCompletions
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "any-llm-sdk", "teacher") from error
+    return AnyLLMCompletions(Endpoint.parse(name)).missing_key()
+
+
 def endpoint(name: str) -> EndpointChat:
     """Return the model behind an endpoint, without a journal."""
     return paid_model(name, journal=None)

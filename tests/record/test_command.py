@@ -75,6 +75,7 @@ def test_the_end_says_what_happened_and_what_to_type_next(tmp_path: Path) -> Non
     told = json.loads(second.stdout)
     assert told["summary"]["run"]["skipped"] == told["summary"]["folder"]["episodes"] == 10
     assert told["summary"]["run"]["live_calls"] == 0
+    assert told["warnings"] == []
 
 
 def test_another_teacher_is_refused_in_one_line_that_names_it(tmp_path: Path) -> None:
@@ -113,6 +114,64 @@ def test_a_dry_run_tells_the_price_and_asks_nobody(tmp_path: Path) -> None:
     assert told["episodes"] == 100
     assert "refund_order" in told["writers"]
     assert not out.exists()
+
+
+def test_a_dry_run_tells_what_the_budget_covers_and_whether_the_key_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`at most $13` beside a budget of two cents says nothing of what two cents buy."""
+    asked = ["--world", "desk", "--teacher", "openai:gpt-5", "--out", str(tmp_path / "data")]
+    asked += ["--dry-run", "--budget-usd"]
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    bare = record(*asked, "0.02")
+    some = json.loads(record(*asked, "0.5", "--json").stdout)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+    all_of_it = record(*asked, "1000", "--budget-tokens", "900000000")
+    few_tokens = json.loads(record(*asked, "1000", "--budget-tokens", "30000", "--json").stdout)
+
+    assert "The budget of $0.02, over all runs, covers not one episode" in bare.stdout
+    assert "--max-turn-tokens (4,096)" in bare.stdout
+    assert "$OPENAI_API_KEY is not set" in bare.stdout
+    assert some["missing_key"] == "OPENAI_API_KEY"
+    assert 0 < some["within_budget"] < 100
+    assert "covers about 100 of 100 episodes" in all_of_it.stdout
+    assert "OPENAI_API_KEY" not in all_of_it.stdout
+    assert 0 < few_tokens["within_budget"] < some["within_budget"]
+
+
+def test_a_run_that_recorded_nothing_points_nowhere_and_ties_nothing(
+    cacherl: Preloaded, tmp_path: Path
+) -> None:
+    """There is nothing to augment, and the mended command may be another one."""
+    folder = DataFolder(tmp_path / "data")
+    with TeacherServer(folder=tmp_path) as teacher:
+        command = paid(teacher, folder.root, "--budget-tokens", "100")
+        assert cacherl.run(command) == 3
+        said = cacherl.log.read_text()
+        assert cacherl.run([*command[:-2], "--count", "2", "--temperature", "0.5"]) == 0
+        mended = cacherl.log.read_text()
+
+    assert "budget spent: 0 of 12 episodes done" in said
+    assert "augment" not in said
+    assert f"Next: cacherl augment {folder.root}" in mended
+    assert mended.index("this run:") < mended.index("tokens") < mended.index("all runs:")
+    assert mended.index("all runs:") < mended.index("requests")
+    assert lines(folder) == 2
+
+
+def test_a_few_tasks_left_out_come_with_the_word_that_keeps_them(tmp_path: Path) -> None:
+    """Of a dozen tasks three are held out by their texts; whoever wrote them may want all to learn from."""
+    (tmp_path / "t.py").write_text("def look(a: str) -> str:\n    return a\n")
+    tools, tasks = tmp_path / "tools.toml", tmp_path / "tasks.jsonl"
+    tools.write_text('namespace = "n"\n[python.t]\nmodule = "t.py"\n')
+    tasks.write_text('{"task": "a", "split": "train"}\n{"task": "b", "split": "test"}\n')
+
+    asked = ["--tools", tools, "--tasks", tasks, "--teacher", "openai:gpt-5", "--dry-run"]
+    result = record(*asked, "--out", tmp_path / "data")
+
+    assert "1 of 2 tasks are left out" in result.stderr
+    assert '"split": "train"' in result.stderr
+    assert result.exit_code == 0
 
 
 def paid(teacher: TeacherServer, out: Path, *more: str) -> list[str | Path]:
@@ -170,8 +229,10 @@ def test_ctrl_c_waits_for_the_calls_that_are_under_way(cacherl: Preloaded, tmp_p
         said = cacherl.log.read_text()
         made = read_live_calls(folder.live_calls)
         assert cacherl.run(command) == 0
+        rest = cacherl.log.read_text()
 
     assert code == 130
+    assert "acted on one state (resets = false)" in rest
     assert "Traceback" not in said
     assert all(each.result is not None for calls in made.values() for each in calls)
     check_writes(folder, cacherl.folder)

@@ -156,6 +156,12 @@ class AnyLLMCompletions:
         self._unused: list[Any] = []
         """Clients that any-llm made beside the one that is asked."""
 
+    def missing_key(self) -> str | None:
+        """Return the environment variable in which the provider's key is looked for, if it is not set."""
+        named = self._api_key_env and self._api_key_env != "None"  # any-llm's word for none
+        needs = named and self._endpoint.url is None
+        return self._api_key_env if needs and not os.environ.get(self._api_key_env) else None
+
     @property
     def name(self) -> str:
         return self._endpoint.name

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,6 +49,7 @@ _DETOUR = (
     0.25  # share of tasks that the desk's script plays worse: selection needs something to reject
 )
 """A batch holds one request of each episode under way: with few of them batches would be small."""
+_FEW = 100  # tasks; with so few, who writes them wants to say which are learnt from
 _TICK_S = 0.5
 _LOG_EVERY_S = 10.0
 
@@ -252,7 +253,8 @@ def _world_and_tasks(wanted: _Wanted) -> tuple[World, list[Task]]:
         others = Counter(task.split.value for task in every if task.split is not split)
         click.echo(
             f"! {len(every) - len(tasks)} of {len(every)} tasks are left out: they are not of split "
-            f"{split.value} ({_counts(others)}). Record them into a folder of their own (--split).",
+            f"{split.value} ({_counts(others)}). Record them into a folder of their own (--split)"
+            + (', or write "split": "train" on those to learn from.' if len(every) < _FEW else "."),
             err=True,
         )
     return world, tasks[: wanted.limit]
@@ -277,6 +279,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     """What the teacher cost, over all runs."""
     tools: ToolboxReport | None
     """How the live tools held, in this run."""
+    warnings: tuple[str, ...] = ()
 
 
 async def _record(
@@ -307,7 +310,26 @@ async def _record(
                 paid.ledger().write(folder.ledger)
                 await paid.aclose()
     ledger = None if paid is None else paid.ledger()
-    return Outcome(summary=summary, ledger=ledger, tools=_report(world))
+    return Outcome(
+        summary=summary,
+        ledger=ledger,
+        tools=_report(world),
+        warnings=_warnings(world, plan, summary.run.episodes),
+    )
+
+
+def _warnings(world: World, plan: Plan, episodes: int) -> tuple[str, ...]:
+    from cacherl.cache.identity.normalise import is_writer
+
+    at_once = min(plan.concurrency, episodes)
+    if world.resets or at_once < 2 or not any(is_writer(spec.effects) for spec in world.specs):
+        return ()
+    return (
+        f"{at_once} episodes at once acted on one state (resets = false), and the cache knows what an episode "
+        "wrote itself, not what others did: recorded answers may contradict each other. Give each a fresh "
+        "state (resets = true) or a {scenario} of its own; --concurrency 1 keeps out only what is written "
+        "meanwhile.",
+    )
 
 
 def _report(world: World) -> ToolboxReport | None:
@@ -453,21 +475,28 @@ class Planned(Record, frozen=True, kw_only=True):
     most_dollars: float | None
     prices: str | None
     """Where the price comes from, and of when it is."""
+    within_budget: int | None
+    """About how many of the episodes the rest of the budget pays for; None without one."""
+    missing_key: str | None
+    """The environment variable that the teacher's key is read from, if it is not set."""
     basis: str
 
 
 def _planned(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -> Planned:
+    from cacherl import wiring
     from cacherl.cache.identity.normalise import is_writer
-    from cacherl.record.estimate import Tokens, estimate
+    from cacherl.record.estimate import Tokens, episodes_within, estimate
     from cacherl.record.folder import holdings, read_manifest
     from cacherl.record.stage import settled, still_to_record
     from cacherl.teacher.prices import NANO, PriceTable, TokensUsed
 
     folder = DataFolder(wanted.out)
-    read_manifest(folder, plan, world)
-    on_file = settled(folder.trajectories, retry_refused=plan.retry_refused)
+    begun = read_manifest(folder, plan, world) is not None and folder.trajectories.exists()
+    on_file = (
+        settled(folder.trajectories, retry_refused=plan.retry_refused) if begun else frozenset()
+    )
     left = still_to_record(tasks, plan.best_of, on_file)
-    held = holdings(folder) if folder.trajectories.exists() else None
+    held = holdings(folder) if begun else None
     guess = estimate(left, plan.limits, held)
     prices = PriceTable.read(wanted.prices, folder.journal)
 
@@ -483,6 +512,18 @@ def _planned(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -
         return None if nano is None else nano / NANO
 
     is_paid = wanted.teacher != "expert"
+    spent_dollars, spent_tokens = _spent(folder)
+
+    def within(
+        budget: float | None, spent: float, count: Callable[[Tokens], float | None]
+    ) -> list[int]:
+        likely, request = count(guess.likely), count(guess.request)
+        if budget is None or likely is None or request is None:
+            return []
+        return [episodes_within(budget - spent, likely=likely, episodes=len(left), request=request)]
+
+    covered = within(wanted.budget_usd, spent_dollars, dollars)
+    covered += within(wanted.budget_tokens, spent_tokens, lambda t: t.prompt + t.completion)
     return Planned(
         out=str(wanted.out),
         teacher=wanted.teacher,
@@ -496,7 +537,22 @@ def _planned(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan) -
         likely_dollars=dollars(guess.likely) if is_paid else None,
         most_dollars=dollars(guess.most) if is_paid else None,
         prices=prices.source(wanted.teacher) if is_paid else None,
+        within_budget=min(covered) if is_paid and covered else None,
+        missing_key=wiring.missing_key(wanted.teacher) if is_paid else None,
         basis=guess.basis,
+    )
+
+
+def _spent(folder: DataFolder) -> tuple[float, int]:
+    """Return the dollars and tokens that earlier runs on the folder spent, or may have spent."""
+    from cacherl.teacher.ledger import Ledger
+
+    if not folder.ledger.exists():
+        return 0.0, 0
+    total = msgspec.json.decode(folder.ledger.read_bytes(), type=Ledger).total
+    return (
+        (total.dollars or 0.0) + (total.may_cost_dollars or 0.0),
+        total.prompt_tokens + total.completion_tokens + total.may_cost_tokens,
     )
 
 
@@ -532,6 +588,17 @@ def _tell_plan(wanted: _Wanted, world: World, tasks: Sequence[Task], plan: Plan)
         click.echo(
             f"No price is known for {wanted.teacher}: name one with --prices, or set --budget-tokens"
         )
+    if planned.within_budget is not None:
+        dollars = "" if wanted.budget_usd is None else f"${wanted.budget_usd:g}"
+        tokens = "" if wanted.budget_tokens is None else f"{wanted.budget_tokens:,} tokens"
+        budget = " and ".join(filter(None, (dollars, tokens)))
+        covers = f"about {planned.within_budget:,} of {_count(planned.episodes, 'episode')}"
+        if planned.within_budget == 0 < planned.episodes:
+            covers = "not one episode: each request needs room for its longest answer, so raise it "
+            covers += f"or lower --max-turn-tokens ({wanted.max_turn_tokens:,})"
+        click.echo(f"The budget of {budget}, over all runs, covers {covers}")
+    if planned.missing_key is not None:
+        click.echo(f"! ${planned.missing_key} is not set here: {wanted.teacher} needs its key.")
     click.echo("Nothing was called. Leave --dry-run out to record.")
 
 
@@ -552,24 +619,36 @@ def _tell(folder: DataFolder, outcome: Outcome) -> None:
             f"Failed: {_count(again, 'episode')}, which the same command records again, and "
             f"{held.refused} that the teacher refused (--retry-refused asks again)"
         )
+    for warning in outcome.warnings:
+        click.echo(f"! {warning}")
+    if held.episodes == held.failed:
+        click.echo("Nothing is recorded yet; the same command, mended, begins anew.")
+        return
     click.echo(f"Next: cacherl augment {folder.root}")
     click.echo(f"      cacherl cache stats {folder.cache}")
 
 
 def _rows(outcome: Outcome) -> list[tuple[str, str]]:
     run, ledger, tools = outcome.summary.run, outcome.ledger, outcome.tools
-    rows = [
-        ("episodes", _counts(run.stops)),
-        ("live calls", f"{run.live_calls:,}"),
-        ("tool errors", _counts(run.tool_errors)),
-        ("model errors", _counts(run.model_errors)),
-        ("tokens", f"{run.prompt_tokens:,} read, {run.completion_tokens:,} written"),
-    ]
-    if tools is not None:
-        rows.append(("tool restarts", _counts(tools.restarts)))
+    rows = []
+    if run.episodes or run.cut_short:
+        rows += [
+            ("this run:", ""),
+            ("episodes", _counts(run.stops)),
+            ("live calls", f"{run.live_calls:,}"),
+            ("tool errors", _counts(run.tool_errors)),
+            ("model errors", _counts(run.model_errors)),
+            ("tokens", f"{run.prompt_tokens:,} read, {run.completion_tokens:,} written"),
+        ]
+        if tools is not None:
+            rows.append(("tool restarts", _counts(tools.restarts)))
+        rows.append(("time", f"{run.wall_s:.0f} s"))
     if ledger is not None:
-        rows += [("requests", told_requests(ledger)), ("dollars", told_dollars(ledger))]
-    rows.append(("time", f"{run.wall_s:.0f} s"))
+        rows += [
+            ("all runs:", ""),
+            ("requests", told_requests(ledger)),
+            ("dollars", told_dollars(ledger)),
+        ]
     return rows
 
 

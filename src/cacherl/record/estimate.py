@@ -37,6 +37,8 @@ class Estimate:
     """Every turn used, every limit reached, nothing cached by the provider."""
     basis: str
     """What `likely` stands on."""
+    request: Tokens
+    """The first request of an episode, at its most: a budget must have room for it."""
 
 
 def estimate(
@@ -57,13 +59,41 @@ def estimate(
             f"the lengths of tasks and tools, {CHARS_PER_TOKEN} characters a token, and the gold "
             f"calls of each task ({USUAL_CALLS} where it has none)"
         )
-    return Estimate(likely=likely, most=_sum(most), basis=basis)
+    opening = max((_opening(task) for task, _ in left), default=0)
+    return Estimate(
+        likely=likely,
+        most=_sum(most),
+        basis=basis,
+        request=Tokens(
+            prompt=min(limits.max_context_tokens, opening), completion=limits.max_turn_tokens
+        ),
+    )
+
+
+def episodes_within(rest: float, *, likely: float, episodes: int, request: float) -> int:
+    """Return about how many of so many episodes what is left of a budget pays for.
+
+    A request is asked only where the rest pays it at its most, so that much is never spent.
+
+    Args:
+        rest: what is left, in dollars or tokens.
+        likely: what all of the episodes will use.
+        episodes: their number.
+        request: the most that one request can use.
+    """
+    if rest - request >= likely:
+        return episodes
+    return max(0, int((rest - request) / likely * episodes))
+
+
+def _opening(task: Task) -> int:
+    said = "".join((task.system, *task.user_turns))
+    declared = sum(len(msgspec.json.encode(tool)) for tool in task.tools)
+    return (len(said.encode()) + declared) // CHARS_PER_TOKEN
 
 
 def _episode(task: Task, limits: Limits, *, worst: bool) -> Tokens:
-    said = "".join((task.system, *task.user_turns))
-    declared = sum(len(msgspec.json.encode(tool)) for tool in task.tools)
-    opening = (len(said.encode()) + declared) // CHARS_PER_TOKEN
+    opening = _opening(task)
     if worst:
         turns, written, result = (
             limits.max_turns,
