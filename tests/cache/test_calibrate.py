@@ -516,6 +516,21 @@ def test_a_tool_that_contradicts_its_effects_is_named_with_an_example() -> None:
     assert 'draw = "sample"' in suspect.advice
 
 
+@pytest.mark.parametrize(
+    ("note", "shared"), [({"resets": False}, True), ({"resets": True}, False), ({}, False)]
+)
+def test_a_recording_on_one_state_has_a_third_explanation(
+    note: dict[str, bool], shared: bool
+) -> None:
+    """Keys hold what an episode wrote itself; marking the tool stochastic would keep the error."""
+    cache = cache_of(*(order("X", "s1", f"{n}") for n in range(4)))
+    cache.store.put_note("recorded/ab", msgspec.json.encode({"episodes": 4, **note}))
+
+    [suspect] = calibrated(cache).suspects
+
+    assert ("other episodes wrote in between" in suspect.advice) == shared
+
+
 def test_a_tool_that_nearly_always_differs_looks_stochastic() -> None:
     """Dice are not a missing declaration."""
     rolls = [order(str(n), "s1", f"{n} {roll}") for n in range(5) for roll in range(3)]

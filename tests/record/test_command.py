@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.trust.suspects import on_shared_state
 from cacherl.cli import main
 from cacherl.core.folders import DataFolder
 from cacherl.core.jsonl import read_jsonl
@@ -166,8 +168,8 @@ def test_a_few_tasks_left_out_come_with_the_word_that_keeps_them(tmp_path: Path)
     tools.write_text('namespace = "n"\n[python.t]\nmodule = "t.py"\n')
     tasks.write_text('{"task": "a", "split": "train"}\n{"task": "b", "split": "test"}\n')
 
-    asked = ["--tools", tools, "--tasks", tasks, "--teacher", "openai:gpt-5", "--dry-run"]
-    result = record(*asked, "--out", tmp_path / "data")
+    teacher = ("--teacher", "openai:gpt-5", "--out", tmp_path / "data", "--dry-run")
+    result = record("--tools", tools, "--tasks", tasks, *teacher)
 
     assert "1 of 2 tasks are left out" in result.stderr
     assert '"split": "train"' in result.stderr
@@ -233,6 +235,8 @@ def test_ctrl_c_waits_for_the_calls_that_are_under_way(cacherl: Preloaded, tmp_p
 
     assert code == 130
     assert "acted on one state (resets = false)" in rest
+    with ToolCache.open(folder.cache) as cache:
+        assert on_shared_state(cache.store)
     assert "Traceback" not in said
     assert all(each.result is not None for calls in made.values() for each in calls)
     check_writes(folder, cacherl.folder)

@@ -127,7 +127,7 @@ def check_whole(folder: DataFolder, teacher: TeacherServer, beside: Path, *, epi
     tasks = {task.id: task for task in read_jsonl(folder.tasks, Task)}
     manifest = msgspec.json.decode(folder.manifest.read_bytes(), type=Manifest)
     with ToolCache.open(beside, mode="write") as cache:
-        level = CacheOfFile(cache, manifest.folder, tasks)
+        level = CacheOfFile(cache, manifest.folder, tasks, resets=manifest.resets)
         for trajectory in trajectories:
             level.add(trajectory)
     found = diff_files(str(folder.cache), str(beside))

@@ -320,7 +320,7 @@ async def record_folder(
         by_id = joined_tasks(on_file, kept, str(folder.tasks))
         if len(by_id) > len(on_file):
             write_jsonl(folder.tasks, by_id.values())
-        level = CacheOfFile(cache, manifest.folder, by_id)
+        level = CacheOfFile(cache, manifest.folder, by_id, resets=manifest.resets)
         level.catch_up(folder.trajectories)
 
         def on_file_now(task: Task, trajectory: Trajectory) -> None:

@@ -14,8 +14,10 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from cacherl.cache.lookup.tool_cache import ToolCache
+from cacherl.cache.trust.suspects import RECORDED
 from cacherl.core.errors import DataError
 from cacherl.core.jsonl import read_jsonl
 from cacherl.core.records import Record
@@ -35,13 +37,14 @@ class Mark(Record, frozen=True, kw_only=True):
     """Episodes of the file, from its beginning and without failures, that are in the cache."""
     chain: str = ""
     """Digest (hex) over which episodes they are."""
+    resets: bool = True
+    """Whether each episode began on a fresh state."""
 
     def past(self, trajectory: Trajectory) -> Mark:
         """Return the mark one episode further on."""
         said = msgspec.json.encode((self.chain, trajectory.task_id, trajectory.rollout))
-        return Mark(
-            episodes=self.episodes + 1, chain=hashlib.blake2b(said, digest_size=8).hexdigest()
-        )
+        chain = hashlib.blake2b(said, digest_size=8).hexdigest()
+        return Mark(episodes=self.episodes + 1, chain=chain, resets=self.resets)
 
 
 def is_in_cache(path: Path, folder: str) -> bool:
@@ -53,24 +56,30 @@ def is_in_cache(path: Path, folder: str) -> bool:
 
 
 def _mark_of(folder: str) -> str:
-    return f"recorded/{folder}"
+    return f"{RECORDED}{folder}"
 
 
 class CacheOfFile:
     """A cache that follows a file of trajectories. Failures stay out: most are recorded again."""
 
-    def __init__(self, cache: ToolCache, folder: str, tasks: Mapping[str, Task]) -> None:
+    def __init__(
+        self, cache: ToolCache, folder: str, tasks: Mapping[str, Task], *, resets: bool = True
+    ) -> None:
         """Stand on an open cache.
 
         Args:
             cache: open to write.
             folder: tells this file's mark from those of others that were merged into the cache.
             tasks: by id.
+            resets: whether each episode began on a fresh state.
         """
+        self._none = Mark(resets=resets)
         self._cache, self._tasks = cache, tasks
         self._note = _mark_of(folder)
         said = cache.store.note(self._note)
-        self._mark = Mark() if said is None else msgspec.json.decode(said, type=Mark)
+        self._mark = self._none
+        if said is not None:  # a mark of an older version does not say `resets`
+            self._mark = replace(msgspec.json.decode(said, type=Mark), resets=resets)
 
     def catch_up(self, path: Path) -> int:
         """Put in the episodes of the file that are not in yet; return how many those were.
@@ -84,7 +93,7 @@ class CacheOfFile:
         return self._follow(read_jsonl(path, Trajectory, drop_torn_tail=True), path)
 
     def _follow(self, trajectories: Iterable[Trajectory], path: Path) -> int:
-        passed, added = Mark(), 0
+        passed, added = self._none, 0
         for trajectory in trajectories:
             if is_failure(trajectory):
                 continue

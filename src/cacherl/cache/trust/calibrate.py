@@ -33,7 +33,7 @@ from cacherl.cache.trust.fidelity import (
     keep_calibration,
 )
 from cacherl.cache.trust.leave_one_out import Outcome, outcomes_of_tool
-from cacherl.cache.trust.suspects import suspect_of
+from cacherl.cache.trust.suspects import on_shared_state, suspect_of
 from cacherl.core.errors import CacheError, MissingExtraError
 from cacherl.core.tools import Tier
 
@@ -99,6 +99,7 @@ def calibrate(
     stats = cache.stats()
     outcomes: list[Outcome] = []
     suspects: list[Suspect] = []
+    shared_state = on_shared_state(cache.store)
     compare: dict[str, Compare] = {}
     for done, ((namespace, tool), declared) in enumerate(sorted(specs.items()), 1):
         spec = cache.effective(namespace, declared)
@@ -113,7 +114,8 @@ def calibrate(
             seed=seed,
             scope=scope,
         )
-        suspect = suspect_of(namespace, spec, rules, cache.store.by_tool(namespace, tool))
+        entries = cache.store.by_tool(namespace, tool)
+        suspect = suspect_of(namespace, spec, rules, entries, shared_state=shared_state)
         suspects += [suspect] if suspect else []
         compare[f"{namespace}/{tool}"] = rules.compare or Compare.JSON
         if on_tool is not None:

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from cacherl.cache.lookup.settings import Compare, DrawPolicy, ToolRules
 from cacherl.cache.storage.entry import CacheEntry, Kept
+from cacherl.cache.storage.store import CacheStore
 from cacherl.cache.trust.compare import agreement, differing_paths
 from cacherl.cache.trust.fidelity import Looks, Suspect
 from cacherl.cache.trust.leave_one_out import TRUTHS
 from cacherl.core.tools import ToolSpec
+
+RECORDED = "recorded/"
+"""How the names of a cache's notes on its recordings begin; a note is a JSON object."""
 
 _MAX_PATHS = 3
 _MAX_CHARS = 160
@@ -22,7 +28,12 @@ _MANY, _FEW = 0.5, 0.2
 
 
 def suspect_of(
-    namespace: str, spec: ToolSpec, rules: ToolRules, entries: Iterable[CacheEntry]
+    namespace: str,
+    spec: ToolSpec,
+    rules: ToolRules,
+    entries: Iterable[CacheEntry],
+    *,
+    shared_state: bool = False,
 ) -> Suspect | None:
     """Return the tool if its recordings contradict its declaration, or None.
 
@@ -33,6 +44,7 @@ def suspect_of(
         spec: the tool, with the effects in force.
         rules: what the settings say of it.
         entries: its recordings.
+        shared_state: whether episodes acted on one state: keys hold an episode's own writes only.
     """
     if rules.draw is not None:
         return None
@@ -69,8 +81,24 @@ def suspect_of(
         arguments=_cut(entry.call.canonical.decode()),
         answers=(_cut(one.observation.text), _cut(other.observation.text)),
         looks=looks,
-        advice=_advice(looks, spec, tuple(paths)),
+        advice=_advice(looks, spec, tuple(paths)) + (_OTHERS if shared_state else ""),
     )
+
+
+_OTHERS = (
+    "; or other episodes wrote in between (recorded with resets = false): record with a fresh state an "
+    "episode"
+)
+
+
+def on_shared_state(store: CacheStore) -> bool:
+    """Say whether a recording in the cache was made of tools that do not reset."""
+    for name in store.notes():
+        if name.startswith(RECORDED):
+            said = msgspec.json.decode(store.note(name) or b"{}")
+            if isinstance(said, dict) and said.get("resets") is False:
+                return True
+    return False
 
 
 def _by_scenario(entry: CacheEntry) -> Iterable[Sequence[Kept]]:
