@@ -33,6 +33,7 @@ from cacherl.cli import (
     imports,
     proxying,
     recording,
+    reliability,
     selecting,
     shadowing,
     suites,
@@ -69,6 +70,7 @@ _ROOMS = (
     training,
     suites,
     evaluating,
+    reliability,
     shadowing,
     hub,
 )

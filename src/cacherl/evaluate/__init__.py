@@ -10,6 +10,7 @@ into_folder  all of that together: `cacherl eval`
 summary      every figure with n, interval, floor and ceiling
 explain      one row: transcript, wrong calls, what its checker missed
 compare      two folders, paired by task
+reliability  chains of calls: how far to trust them, and what they cost
 rescore      verdicts and metrics again, from what is on file
 provenance   which code and which machine
 stage        the evaluation of a recipe: every task once, scored by its gold
