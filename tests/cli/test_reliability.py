@@ -77,3 +77,12 @@ def test_a_folder_that_is_no_evaluation_is_told_in_one_line(tmp_path: Path) -> N
 
     assert "cacherl eval" in said
     assert said.count("\n") == 1
+
+
+def test_one_step_is_no_product_to_test(run: str) -> None:
+    """The shortest chain is a call."""
+    found = json.loads(cacherl(run, "--steps", "1", "--retries", "0", "--json").stdout)
+
+    assert len(found["chains"]) == 1
+    assert found["checks"] == []
+    assert "product rule" not in cacherl(run, "--steps", "1").stdout

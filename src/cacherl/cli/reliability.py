@@ -64,6 +64,7 @@ def reliability_command(
     """Say how many chains of calls go right, with retries, checks and a fallback, and what they cost.
 
     RUN is the folder of an evaluation. Without --catch the check is what comes for nothing: a tool's error.
+    A call that should have been made and was not counts nowhere here: see process accuracy in `cacherl eval`.
     """
     from cacherl.evaluate.folder import EvalFolder
     from cacherl.evaluate.reliability import reliability, run_calls
@@ -172,6 +173,18 @@ def _tell(found: Reliability) -> None:
         )
     _print(table)
 
+    if found.checks:
+        _tell_checks(found)
+    _tell_costs(found.costs, found.calls)
+    wrong = found.steps.success is not None and found.steps.success.value < 1
+    click.echo(
+        f"Next: cacherl eval show {found.run}"
+        if wrong
+        else "Next: more tasks narrow the interval: cacherl eval with a larger --limit"
+    )
+
+
+def _tell_checks(found: Reliability) -> None:
     click.echo("The product of single calls against recorded episodes, resampled:")
     table = Table("steps", "product", "resampled", "95 %", "n", "recorded", "n", "holds", box=None)
     for check in found.checks:
@@ -184,20 +197,19 @@ def _tell(found: Reliability) -> None:
             f"{holds} (p = {check.corrected_p:.3g})" if check.corrected_p is not None else holds,
         )
     _print(table)
-    _tell_costs(found.costs, found.calls)
-    wrong = found.steps.success is not None and found.steps.success.value < 1
-    click.echo(
-        f"Next: cacherl eval show {found.run}"
-        if wrong
-        else "Next: more tasks narrow the interval: cacherl eval with a larger --limit"
-    )
 
 
 def _tell_costs(costs: Costs, calls: int) -> None:
+    took = []
+    if costs.prompt_tokens + costs.completion_tokens:
+        took.append(
+            f"{costs.prompt_tokens:,.0f} tokens read and {costs.completion_tokens:,.0f} written"
+        )
+    if costs.model_s:
+        took.append(f"{costs.model_s:.3f} s of the model")
     click.echo(
-        f"A call takes {costs.prompt_tokens:,.0f} tokens read, {costs.completion_tokens:,.0f} written, "
-        f"{costs.model_s:.3f} s of the model (n = {calls} calls); {costs.calls_per_interaction:.2f} calls "
-        "an interaction"
+        f"A call takes {', '.join(took) or 'an unknown number of tokens'} (n = {calls} calls); "
+        f"{costs.calls_per_interaction:.2f} calls an interaction"
     )
     click.echo(plain(f"Student: {_dollars(costs.student_per_call)} a call ({costs.student_said})"))
     if costs.teacher is not None:

@@ -111,7 +111,7 @@ class LengthCheck(Record, frozen=True, kw_only=True):
     resampled: Measured
     """Chains put together from recorded episodes, their calls kept together."""
     rule: ProductRule | None
-    """The test on episodes of at least so many calls; None where there is none, or for one step."""
+    """The test on episodes of at least so many calls; None where there is none."""
     corrected_p: float | None
     """For the number of lengths tested (Holm)."""
     holds: bool | None
@@ -298,7 +298,7 @@ def reliability(
         for length in lengths
         for retries in range(most_retries + 1)
     )
-    checks = _checks(run.records, lengths, success, seed)
+    checks = _checks(run.records, [n for n in lengths if n > 1], success, seed)
     costs = _costs(run, prices, at, (costs_s, said_s), teacher, policies[-1], most_retries)
     return Reliability(
         run=run.root,
@@ -383,7 +383,7 @@ def _row(
 def _checks(
     records: Sequence[CallRecord], lengths: Sequence[int], success: Measured, seed: int
 ) -> tuple[LengthCheck, ...]:
-    rules = {n: product_rule(records, n, seed=seed) for n in lengths if n > 1}
+    rules = {n: product_rule(records, n, seed=seed) for n in lengths}
     tested = [n for n, rule in rules.items() if rule is not None]
     corrected = dict(
         zip(tested, holm([rule.p_value for rule in rules.values() if rule]), strict=True)
@@ -393,7 +393,7 @@ def _checks(
             steps=n,
             product=success.value**n,
             resampled=resampled_chain(records, n, seed=seed),
-            rule=rules.get(n),
+            rule=rules[n],
             corrected_p=corrected.get(n),
             holds=corrected[n] > 0.05 if n in corrected else None,
         )
@@ -535,9 +535,9 @@ def _sentences(
                 "column."
             )
     tested = [c for c in checks if c.holds is not None]
-    if not tested:
-        found.append("The product rule could not be tested: no episode has two calls.")
-    elif all(c.holds for c in tested):
+    if checks and not tested:
+        found.append("The product rule could not be tested: no episode has two calls or more.")
+    elif tested and all(c.holds for c in tested):
         least = min(c.rule.observed.n for c in tested if c.rule is not None)
         found.append(
             f"Nothing speaks against the product rule, for up to {tested[-1].steps} steps "
