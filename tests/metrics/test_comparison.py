@@ -79,6 +79,16 @@ def test_a_model_is_no_better_than_itself() -> None:
     assert found.low < 0 < found.high
 
 
+def test_an_interval_that_the_test_does_not_bear_out_is_marked() -> None:
+    """Noise of sums is no side of 0, and what test and interval say differently is said."""
+    few = compare([[0.0, 0.0]] * 20, [[1 / 3, 2 / 3]] * 4 + [[0.0, 0.0]] * 16)
+
+    assert few.p_value == 0.125
+    assert few.disagree == (few.low > 0)
+    assert few.low == round(few.low, 12)
+    assert not compare([[0, 1]] * 9, [[0, 1]] * 9).disagree
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
 def test_swapping_the_models_turns_the_answer_round(pairs: list[tuple[float, float]]) -> None:
     """Nobody is favoured for being named first."""

@@ -151,6 +151,15 @@ def verdict_text(one: Compared) -> str:
     return "B is better" if one.comparison.difference > 0 else "A is better"
 
 
+def disagreement_text(one: Compared) -> str:
+    """Return that test and interval say different things, in words; nothing where they agree."""
+    c = one.comparison
+    if not c.disagree:
+        return ""
+    holds = "holds 0" if c.low <= 0 <= c.high else "does not hold 0"
+    return f"test and interval disagree (p {p_text(c.p_value)}, and the interval {holds}): the test decides"
+
+
 def paired_power(n: int, rate: float) -> str:
     """Return what so many shared tasks can show, in words."""
     reach = [

@@ -38,6 +38,8 @@ class Comparison(Record, frozen=True, kw_only=True):
     """Tasks on which B did better."""
     losses: int
     ties: int
+    disagree: bool = False
+    """Whether test and interval say different things of 0: the test decides."""
 
     @property
     def differs(self) -> bool:
@@ -86,6 +88,8 @@ def compare(
         else:
             found = bootstrap_mean([(float(gain),) for gain in gain_T], seed=seed)
             low, high = found.low, found.high
+    # 2.8e-18 is 0: resamples of equal gains add up to it or not by the order of the sum.
+    low, high = round(low, 12) + 0.0, round(high, 12) + 0.0
     return Comparison(
         n=len(gain_T),
         a=float(a_T.mean()),
@@ -98,6 +102,7 @@ def compare(
         wins=wins,
         losses=losses,
         ties=len(gain_T) - wins - losses,
+        disagree=(p_value <= 1 - LEVEL) != (low > 0 or high < 0),
     )
 
 

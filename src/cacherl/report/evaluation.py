@@ -277,7 +277,7 @@ def _gain(one: Compared) -> dict[str, Any]:
         "b": f"{c.b:.3f}",
         "difference": f"{c.difference:+.3f}",
         "low": f"{c.low:+.3f}",
-        "high": f"{c.high:+.3f}",
+        "high": f"{c.high:+.3f}" + (" (the test disagrees, and decides)" if c.disagree else ""),
         "p": p_text(c.p_value),
         "corrected": p_text(one.corrected_p),
         "test": c.test,
