@@ -91,6 +91,17 @@ def test_trials_are_told_as_pass_at_and_pass_hat_k(place: Path) -> None:
     assert "4 tasks" in printed
 
 
+def test_fewer_trials_than_the_folder_holds_are_told(place: Path) -> None:
+    """Whoever asks for one trial must not take the figures of three for it."""
+    evaluate("oracle", "--limit", "3", "--trials", "3")
+
+    fewer = evaluate("oracle", "--limit", "3", "--trials", "1", "--json")
+
+    assert "is of 3 trials a task: all of them are played and used, not 1 alone" in fewer.stderr
+    found = json.loads(fewer.stdout)
+    assert (found["trials"], found["tries"], found["success_tries"]) == (3, 9, 9)
+
+
 def test_other_settings_in_the_same_folder_are_refused_naming_what_differs(place: Path) -> None:
     """Two settings in one folder would make a figure of neither."""
     evaluate("nothing", "--limit", "4", "--out", "mine")

@@ -38,12 +38,16 @@ def tell_summary(folder: EvalFolder, summary: Summary, played: Played) -> None:
     """Tell what one evaluation found, and where to look next."""
     plan = summary.manifest.plan
     trials = summary.manifest.trials
+    tasks = f"{summary.n} of {plan.tasks}" if summary.n < plan.tasks else str(summary.n)
+    episodes = f"{played.scored} episodes played, {played.resumed} were on file"
+    if summary.not_scored:
+        whole = summary.rows + summary.not_scored
+        episodes = f"{summary.rows} of {whole} episodes counted, {played.scored} of them played now"
     click.echo(
         plain(
             f"{plan.model} on {plan.suite}/{plan.split.value}, {plan.tools} tools, seed {plan.seed}: "
-            f"{summary.n} tasks ({summary.distinct_questions} distinct questions), "
-            f"{trials} trial{'s' if trials > 1 else ''} each; {played.scored} episodes played, "
-            f"{played.resumed} were on file"
+            f"{tasks} tasks ({summary.distinct_questions} distinct questions), "
+            f"{trials} trial{'s' if trials > 1 else ''} each; {episodes}"
         )
     )
     _print_figures(summary)
@@ -133,7 +137,7 @@ def _cost_line(summary: Summary) -> str:
         f"an episode, {costs.model_s.mean:.2f} s of the model (95 of 100 within {costs.model_s.p95:.2f} s)"
     )
     if costs.dollars is not None:
-        said += f"; ${costs.dollars:.4f} in all"
+        said += f"; ${costs.dollars:.4f} for the counted episodes"
         if costs.dollars_per_success is not None:
             said += f", ${costs.dollars_per_success.value:.4f} a success"
     elif summary.paid_dollars is not None:
@@ -232,7 +236,7 @@ def _said(line: Line) -> str:
 
 def tell_comparison(compared: ComparedRuns) -> None:
     """Tell what a paired comparison found."""
-    from cacherl.evaluate.compare import verdict_text
+    from cacherl.evaluate.compare import disagreement_text, verdict_text
 
     click.echo(
         plain(
@@ -255,6 +259,7 @@ def tell_comparison(compared: ComparedRuns) -> None:
         ):
             table.add_row(*_gain_cells(one.metric, one))
     _print(table)
+    _tell_disagreements([(one.metric, disagreement_text(one)) for one in compared.metrics])
     click.echo(
         f"Success: {verdict_text(compared.metrics[0])} ({compared.metrics[0].comparison.test})."
     )
@@ -263,12 +268,19 @@ def tell_comparison(compared: ComparedRuns) -> None:
         for group in groups[: 3 * _SHOWN]:
             table.add_row(*_gain_cells(group.name, group.success))
         _print(table)
+        _tell_disagreements([(g.name, disagreement_text(g.success)) for g in groups[: 3 * _SHOWN]])
     click.echo(
         f"By success: B won {len(compared.won)} tasks, lost {len(compared.lost)}, {compared.tied} tied"
     )
     for word, gains, side in (("won", compared.won, 1), ("lost", compared.lost, 0)):
         _name_tasks(word, gains, compared, side)
     click.echo(compared.power)
+
+
+def _tell_disagreements(rows: Sequence[tuple[str, str]]) -> None:
+    for name, said in rows:
+        if said:
+            click.echo(f"! {plain(name.replace('_', ' '))}: {said}")
 
 
 _GAIN = ("A", "B", "B - A", "95 %", "p", "corrected", "n", "nothing", "gold")

@@ -310,6 +310,12 @@ def _evaluate(wanted: _Wanted) -> None:
             f"--tools {wanted.tools} needs --cache FILE, such as runs/quickstart/cache/heldout.sqlite."
         )
     job = _job(wanted)
+    if job.manifest.trials > wanted.trials:
+        click.echo(
+            f"! {job.folder.root} is of {job.manifest.trials} trials a task: all of them are played and used, "
+            f"not {wanted.trials} alone. For fewer name another folder with --out.",
+            err=True,
+        )
     if wanted.dry_run:
         _tell_plan(job)
         return
@@ -353,14 +359,16 @@ def _job(wanted: _Wanted) -> _Job:
         limits=msgspec.to_builtins(limits),
         sampling=wanted.sampling(),
     )
-    root = wanted.out or Path("runs") / "eval" / folder_name(plan, wanted.model)
+    folder = EvalFolder(wanted.out or Path("runs") / "eval" / folder_name(plan, wanted.model))
+    # Trials may grow, never shrink (`begin`): what is told beforehand counts them alike.
+    earlier = folder.read_manifest().trials if folder.manifest.exists() else 0
     return _Job(
         wanted=wanted,
         suite=suite,
         tasks=tasks,
         limits=limits,
-        manifest=Manifest(plan=plan, trials=wanted.trials, info=info),
-        folder=EvalFolder(root),
+        manifest=Manifest(plan=plan, trials=max(wanted.trials, earlier), info=info),
+        folder=folder,
     )
 
 
@@ -674,7 +682,7 @@ def _tell_plan(job: _Job) -> None:
 
     wanted, plan = job.wanted, job.manifest.plan
     digests = {task.id: task_digest(task) for task in job.tasks}
-    left = still_to_play(job.tasks, wanted.trials, on_file(job.folder.results, digests))
+    left = still_to_play(job.tasks, job.manifest.trials, on_file(job.folder.results, digests))
     times = 2 if wanted.tools == "shadow" else 1
     said: dict[str, Any] = {
         "model": wanted.model,
@@ -682,10 +690,10 @@ def _tell_plan(job: _Job) -> None:
         "pin": plan.pin,
         "split": plan.split.value,
         "tasks": plan.tasks,
-        "trials": wanted.trials,
+        "trials": job.manifest.trials,
         "tools": wanted.tools,
         "episodes": len(left) * times,
-        "on_file": len(job.tasks) * wanted.trials - len(left),
+        "on_file": len(job.tasks) * job.manifest.trials - len(left),
         "folder": str(job.folder.root),
     }
     if wanted.kind == "endpoint":
@@ -708,7 +716,7 @@ def _tell_plan(job: _Job) -> None:
         return
     click.echo(
         f"{wanted.model} on {plan.suite}/{plan.split.value}, {wanted.tools} tools: {plan.tasks} tasks, "
-        f"{wanted.trials} trials each; {said['episodes']} episodes to play, {said['on_file']} on file"
+        f"{job.manifest.trials} trials each; {said['episodes']} episodes to play, {said['on_file']} on file"
     )
     click.echo(f"Suite: {plan.pin or 'no pin'}. Folder: {job.folder.root}")
     if wanted.kind == "endpoint":
@@ -735,7 +743,11 @@ def _figures(job: _Job, summary: Summary, played: Played) -> dict[str, Any]:
         "seed": wanted.seed,
         "n": summary.n,
         "trials": summary.manifest.trials,
+        "tries": summary.rows,
         "not_scored": summary.not_scored,
+        "unreached_calls": summary.unreached_calls,
+        "unreached_tries": summary.unreached_rows,
+        "notes": summary.notes,
         "resumed": played.resumed,
         "folder": str(job.folder.root),
     }
@@ -746,6 +758,7 @@ def _figures(job: _Job, summary: Summary, played: Played) -> dict[str, Any]:
         measured = figure.measured
         said[metric] = measured.value
         said[f"{metric}_interval"] = [measured.low, measured.high]
+        said[f"{metric}_tries"] = figure.rows
         said[f"{metric}_floor"] = figure.floor.value
         said[f"{metric}_ceiling"] = figure.ceiling.value
     said["summary"] = _scored_by_gold(job)
