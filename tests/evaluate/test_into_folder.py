@@ -217,6 +217,9 @@ def test_several_trials_say_how_often_one_and_all_of_k_succeed(tmp_path: Path) -
     assert [point.at.measured.value for point in summary.attempts] == [0.5, 1.0]
     assert [point.hat.measured.value for point in summary.attempts] == [0.5, 0.0]
     assert summary.figures[0].measured.n == 12, "trials of one task are not tasks"
+    whole = summary.figures[0].measured
+    assert summary.attempts[0].at.measured == summary.attempts[0].hat.measured == whole
+    assert f"means {whole.low:.2f}-{whole.high:.2f}" in summary.power, "one quantity, one interval"
 
 
 def test_token_ids_stay_out_of_the_rows(tmp_path: Path) -> None:
@@ -241,6 +244,27 @@ def test_bounds_are_played_once_and_kept_for_other_models(tmp_path: Path) -> Non
     assert of(6) == 4, "only the new tasks"
     limits = Limits(max_turns=2)
     assert of(4) == 8, "other limits, other bounds"
+
+
+def test_a_task_that_names_no_calls_is_in_no_ceiling(tmp_path: Path) -> None:
+    """Words that please a checker, said without a call, are nothing that a model could be held to."""
+
+    class Told(NotesSuite):
+        def knows_way(self, task: Task) -> bool:
+            return not task.id.endswith("1")
+
+    suite = Told()
+    tasks = suite.tasks(Split.TEST, count=3)
+
+    rows = {
+        row.task_id: row for row in asyncio.run(bounds_of(suite, tasks, nothing(), limits=Limits()))
+    }
+
+    ids = [task.id for task in tasks]
+    assert bound_text(bound(rows, ids, "success", ceiling=True)) == "1.000 (2 of 3 known)"
+    assert bound_text(bound(rows, ids, "success", ceiling=False)) == "0.000"
+    alone = bound(rows, ids[1:2], "success", ceiling=True)
+    assert (alone.value, alone.said) == (None, f"nobody said which calls solve {ids[1]}")
 
 
 def test_bounds_that_must_not_be_played_are_not_and_say_why(tmp_path: Path) -> None:

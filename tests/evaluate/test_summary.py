@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cacherl.core.tasks import Split
+from cacherl.core.tools import ErrorClass, Tier
 from cacherl.evaluate.bounds import BoundRow, bound
 from cacherl.evaluate.folder import EvalFolder, Plan, difference, folder_name
 from cacherl.evaluate.results import read_results, task_digest
 from cacherl.evaluate.run import still_to_play
-from cacherl.evaluate.summary import Row, figure_of, row_of, summarise_rows
+from cacherl.evaluate.summary import Row, Summary, figure_of, row_of, summarise_rows
 from tests.desk_of_two import copy_task
 from tests.evaluate.folders import evaluated, model
 
@@ -103,6 +104,34 @@ def test_a_metric_counts_the_rows_that_have_it(folder: EvalFolder) -> None:
     assert found is not None
     assert (found.measured.n, found.rows) == (3, 6)
     assert figure_of("no_such_metric", rows, {}) is None
+
+
+def test_calls_that_no_tool_could_answer_are_told(folder: EvalFolder) -> None:
+    """A dead server must not pass for a weak model without a word."""
+    tasks = {task.id: task for task in folder.read_tasks()}
+    result = next(r for r in read_results(folder.results) if r.trajectory.results)
+    down = msgspec.structs.replace(
+        result.trajectory.results[0],
+        is_error=True,
+        error_class=ErrorClass.TRANSIENT,
+        tier=Tier.LIVE,
+    )
+    played = msgspec.structs.replace(result.trajectory, results=(down, down))
+    met = row_of(tasks[result.task_id], msgspec.structs.replace(result, trajectory=played))
+    rows = [
+        met if (row.task_id, row.trial) == (met.task_id, met.trial) else row
+        for row in rows_of(folder)
+    ]
+
+    def told(rows: Sequence[Row]) -> Summary:
+        return summarise_rows(
+            folder.read_manifest(), folder.read_tasks(), rows, folder.read_bounds(), outages={}
+        )
+
+    found = told(rows)
+    assert (found.unreached_calls, found.unreached_rows) == (2, 1)
+    assert found.notes[0].startswith("2 calls in 1 episode met a tool that could not be reached")
+    assert told(rows_of(folder)).unreached_calls == 0
 
 
 def plan(**other: object) -> Plan:

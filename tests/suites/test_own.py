@@ -88,6 +88,7 @@ def test_the_example_is_evaluated_from_floor_to_ceiling(shop: Path) -> None:
     ceiling = [verdict(suite, task, suite.oracle()).success for task in tasks]
     floor = [verdict(suite, task, nothing()).success for task in tasks]
     assert (sum(ceiling), sum(floor)) == (11, 0)
+    assert sum(map(suite.knows_way, tasks)) == 10, "words without a call are no ceiling"
 
 
 def test_a_task_with_nothing_but_an_answer_can_be_evaluated(shop: Path) -> None:

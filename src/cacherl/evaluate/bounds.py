@@ -41,6 +41,8 @@ class BoundRow(Record, frozen=True, kw_only=True):
     ceiling_facts: JsonObject = {}
     missing: str = ""
     """Why one of them, or both, could not be measured."""
+    no_way: str = ""
+    """Why this task has no ceiling and counts in none: nobody said which calls solve it."""
 
 
 class Bound(Record, frozen=True, kw_only=True):
@@ -49,7 +51,7 @@ class Bound(Record, frozen=True, kw_only=True):
     value: float | None
     """None where it is not known."""
     said: str = ""
-    """Why not."""
+    """Why not; with a value, on how many of the tasks it is known."""
 
 
 NO_BOUND = Bound(value=None, said="nobody measured it")
@@ -100,7 +102,8 @@ async def bounds_of(
         nonlocal done
         task, digest = pair
         floor = await _earned(suite, task, nothing, limits, nothing)
-        ceiling = await _earned(suite, task, oracle, limits, nothing)
+        no_way = _no_way(suite, task)
+        ceiling = _Earned({}, {}) if no_way else await _earned(suite, task, oracle, limits, nothing)
         row = BoundRow(
             task_id=task.id,
             task_digest=digest,
@@ -109,6 +112,7 @@ async def bounds_of(
             floor_facts=floor.facts,
             ceiling_facts=ceiling.facts,
             missing=floor.missing or ceiling.missing,
+            no_way=no_way,
         )
         known[digest] = row
         done += 1
@@ -132,6 +136,15 @@ class _Earned:
 def says_calls(task: Task) -> bool:
     """Say whether the task's gold has a way to follow. An oracle without one that fails says nothing."""
     return task.gold is not None and task.gold.calls is not None
+
+
+def _no_way(suite: Suite, task: Task) -> str:
+    """Return why the oracle of a suite that can tell (`OwnSuite.knows_way`) knows nothing of this task.
+
+    Words that please the checker, said without a call, are no ceiling.
+    """
+    knows = getattr(suite, "knows_way", None)
+    return "" if knows is None or knows(task) else f"nobody said which calls solve {task.id}"
 
 
 async def _earned(
@@ -163,6 +176,7 @@ def bound(
 ) -> Bound:
     """Return the floor or the ceiling of a metric over some tasks; unknown where one of them is.
 
+    Tasks that nobody said how to solve are left out of a ceiling, and it says so.
     A task on which the metric does not apply to the agent in question (an argument accuracy without a
     call) counts as 0.
     """
@@ -170,5 +184,9 @@ def bound(
     why = next((row.missing for row in found if row is not None and row.missing), "")
     if not found or why or None in found:
         return Bound(value=None, said=why or NO_BOUND.said)
-    each = [(row.ceiling if ceiling else row.floor).get(metric, 0.0) for row in found if row]
-    return Bound(value=sum(each) / len(each))
+    known = [row for row in found if row is not None and not (ceiling and row.no_way)]
+    if not known:
+        return Bound(value=None, said=next(row.no_way for row in found if row is not None))
+    each = [(row.ceiling if ceiling else row.floor).get(metric, 0.0) for row in known]
+    said = f"{len(known)} of {len(found)} known" if len(known) < len(found) else ""
+    return Bound(value=sum(each) / len(each), said=said)

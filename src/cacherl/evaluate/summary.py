@@ -11,7 +11,7 @@ import msgspec
 from cacherl.core.errors import DataError
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.tools import Source, Tier
+from cacherl.core.tools import ErrorClass, Source, Tier
 from cacherl.core.trajectories import StopReason
 from cacherl.evaluate.bounds import NO_BOUND, Bound, BoundRow, bound
 from cacherl.evaluate.folder import EvalFolder, Manifest
@@ -53,6 +53,8 @@ class Row:
     """Of the live calls."""
     dollars: float | None
     facts: EpisodeFacts
+    unreached: int = 0
+    """Live calls that met a tool which could not be reached, or failed for the moment."""
 
     @property
     def success(self) -> bool:
@@ -79,6 +81,10 @@ def row_of(task: Task, result: Result) -> Row:
         tools_s=sum(each.latency_s for each in played.results if each.tier is Tier.LIVE),
         dollars=played.usage.dollars,
         facts=episode_facts(task, played),
+        unreached=sum(
+            each.tier is Tier.LIVE and each.error_class is ErrorClass.TRANSIENT
+            for each in played.results
+        ),
     )
 
 
@@ -163,6 +169,10 @@ class Summary(Record, frozen=True, kw_only=True):
     """What a run of this size can and cannot tell apart."""
     wall_s: float
     """Over all runs that led here."""
+    unreached_calls: int = 0
+    """Live calls that met a tool which could not be reached, or failed for the moment."""
+    unreached_rows: int = 0
+    """Rows with such a call. They are counted."""
     notes: tuple[str, ...] = ()
     """What to know before believing a figure."""
 
@@ -187,7 +197,9 @@ def figure_text(measured: Measured, floor: Bound, ceiling: Bound) -> str:
 
 def bound_text(end: Bound) -> str:
     """Return a floor or a ceiling as it is printed."""
-    return "not measured" if end.value is None else f"{end.value:.3f}"
+    if end.value is None:
+        return "not measured"
+    return f"{end.value:.3f} ({end.said})" if end.said else f"{end.value:.3f}"
 
 
 # ---- reckoning -------------------------------------------------------------------------------
@@ -246,9 +258,17 @@ def summarise_rows(
         ),
         costs=cost_summary([_cost(row) for row in rows]),
         paid_dollars=paid_dollars,
-        power=str(power_note(len(scored), figures[0].measured.value)),
+        power=str(
+            power_note(
+                len(scored),
+                figures[0].measured.value,
+                interval=(figures[0].measured.low, figures[0].measured.high),
+            )
+        ),
         wall_s=sum(run.wall_s for run in manifest.runs),
-        notes=_notes(manifest, scored, figures[0], len(tasks)),
+        unreached_calls=sum(row.unreached for row in rows),
+        unreached_rows=sum(row.unreached > 0 for row in rows),
+        notes=(*_unreached(rows), *_notes(manifest, scored, figures[0], len(tasks))),
     )
 
 
@@ -277,24 +297,25 @@ def _call_figures(rows: Sequence[Row], bounds: Mapping[str, BoundRow]) -> list[F
         call_scores([row.facts for row in rows], [row.success for row in rows], task_ids=ids)
     )
     ends = [_end(list(dict.fromkeys(ids)), bounds, ceiling=ceiling) for ceiling in (False, True)]
+    known = bound(bounds, list(dict.fromkeys(ids)), SUCCESS, ceiling=True).said
     return [
         Figure(
             metric=name,
             measured=measured,
             rows=len(rows),
             floor=_bound_of(ends[0], name),
-            ceiling=_bound_of(ends[1], name),
+            ceiling=_bound_of(ends[1], name, known),
         )
         for name, measured in found.items()
     ]
 
 
-def _bound_of(end: Mapping[str, Measured] | str, name: str) -> Bound:
+def _bound_of(end: Mapping[str, Measured] | str, name: str, said: str = "") -> Bound:
     if isinstance(end, str):
         return Bound(value=None, said=end)
     if name not in end:
         return Bound(value=None, said="does not apply")
-    return Bound(value=end[name].value)
+    return Bound(value=end[name].value, said=said)
 
 
 def _end(
@@ -306,12 +327,16 @@ def _end(
         row = bounds.get(task_id)
         if row is None or row.missing:
             return NO_BOUND.said if row is None else row.missing
+        if ceiling and row.no_way:
+            continue
         try:
             said = row.ceiling_facts if ceiling else row.floor_facts
             facts.append(msgspec.convert(said, EpisodeFacts))
         except msgspec.ValidationError:
             return "measured by another version of cacherl: evaluate again to measure it anew"
         successes.append((row.ceiling if ceiling else row.floor).get(SUCCESS) == 1.0)
+    if not facts:
+        return "nobody said which calls solve these tasks"
     return measured_in(call_scores(facts, successes))
 
 
@@ -359,8 +384,9 @@ def _attempts(rows: Sequence[Row], bounds: Mapping[str, BoundRow]) -> tuple[Atte
     return tuple(
         Attempts(
             k=point.k,
-            at=of(f"pass@{point.k}", point.pass_at_k),
-            hat=of(f"pass^{point.k}", point.pass_hat_k),
+            # One of one is success itself: one quantity has one interval.
+            at=of(f"pass@{point.k}", point.pass_at_k if point.k > 1 else whole.measured),
+            hat=of(f"pass^{point.k}", point.pass_hat_k if point.k > 1 else whole.measured),
         )
         for point in attempt_curve([sum(each) for each in by_task.values()], trials)
     )
@@ -425,6 +451,18 @@ def _cost(row: Row) -> EpisodeCost:
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         dollars=row.dollars,
+    )
+
+
+def _unreached(rows: Sequence[Row]) -> tuple[str, ...]:
+    met = [row.unreached for row in rows if row.unreached]
+    if not met:
+        return ()
+    calls, episodes = sum(met), len(met)
+    return (
+        f"{calls} call{'s' if calls > 1 else ''} in {episodes} episode{'s' if episodes > 1 else ''} met a "
+        "tool that could not be reached or failed for the moment; they are counted. If that is no part of "
+        "the task, mend the tools and evaluate again into another folder (--out).",
     )
 
 

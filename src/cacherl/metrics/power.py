@@ -52,7 +52,13 @@ class PowerNote(Record, frozen=True, kw_only=True):
         return f"{plain} ({shown}; this one takes {needed} tasks)"
 
 
-def power_note(n: int, rate: float, other: float | None = None) -> PowerNote:
+def power_note(
+    n: int,
+    rate: float,
+    other: float | None = None,
+    *,
+    interval: tuple[float, float] | None = None,
+) -> PowerNote:
     """Return what `n` tasks say of a success rate; as text, one sentence.
 
     >>> print(str(power_note(20, 0.92)).partition(" (")[0])
@@ -62,6 +68,7 @@ def power_note(n: int, rate: float, other: float | None = None) -> PowerNote:
         n: tasks, one trial each.
         rate: in [0, 1].
         other: the rate to tell it from; None: two points higher, or lower near 1.
+        interval: of `rate`, where it was measured otherwise than by one trial a task; None: Wilson's.
 
     Raises:
         DataError: `n` is below 1 or a rate lies outside [0, 1].
@@ -72,7 +79,7 @@ def power_note(n: int, rate: float, other: float | None = None) -> PowerNote:
         raise DataError(
             f"{rate} and {other} of {n} tasks: give rates in [0, 1] and one task or more."
         )
-    low, high = wilson(rate * n, n)
+    low, high = wilson(rate * n, n) if interval is None else interval
     reachable = [
         found
         for direction in (1, -1)

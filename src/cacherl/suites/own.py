@@ -196,6 +196,10 @@ class OwnSuite:
             )
         return random.Random(f"own|{split}|{seed}").sample(found, count)  # noqa: S311
 
+    def knows_way(self, task: Task) -> bool:
+        """Say whether the task names its calls; where not, its ceiling is not known."""
+        return bool(self._of(task).ways)
+
     def open(self, task: Task) -> WorldTools:
         return LookedAt(self._world.open(task.scenario), self._of(task).looks)
 
