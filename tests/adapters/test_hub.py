@@ -444,14 +444,18 @@ def test_private_is_a_promise(run: Run, hub: HubServer, desk: DataFolder) -> Non
     assert hub.repos["dataset", "ana/desk"].files() == {}
 
 
-def test_a_hub_that_is_away_is_said_to_be(desk: DataFolder, tmp_path: Path) -> None:
+def test_a_hub_that_is_away_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline is the normal state of a cluster's nodes."""
+    from huggingface_hub import constants
+
     from cacherl.adapters.hub import HuggingFaceHub
     from cacherl.core.errors import HubError
     from cacherl.core.hubs import RepoType
 
     with HubServer() as gone:
         pass
+    # The suite is offline, and the library may have read that before.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     with pytest.raises(HubError, match="cannot be reached"):
         HuggingFaceHub(gone.url).look("ana/desk", RepoType.DATASET, None)

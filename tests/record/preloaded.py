@@ -101,6 +101,8 @@ def _serve(log: str, *modules: str) -> None:
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
+            # A shell that runs the tests in the background lets them ignore Ctrl-C, and children inherit that.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for descriptor in (1, 2):
                 os.dup2(kept, descriptor)
