@@ -67,6 +67,7 @@ STRAY = ToolCall(id="s", name="send_mail", arguments={})
     ("script", "kind"),
     [
         (SILENT, K.EARLY_ENDING),
+        ((AssistantMessage(),), K.EARLY_ENDING),
         ((says("", read(0)), BROKEN, says("I give up.")), K.FORMAT),
         ((*(says("", read(0, f"c{n}")) for n in range(3)), says("milk")), K.LOOP),
         ((*RIGHT[:2], says("", write("jam", "c9")), RIGHT[2]), K.POLICY_BREAK),

@@ -118,7 +118,7 @@ def diagnose(
     kinds = set()
     if trajectory.stop in (StopReason.TRUNCATED, StopReason.CONTEXT_FULL):
         kinds.add(FailureKind.TRUNCATED)
-    if _broken_at_the_end(written):
+    if calls and _broken_at_the_end(written):  # who tried no call ended early
         kinds.add(FailureKind.FORMAT)
     if _loops(steps):
         kinds.add(FailureKind.LOOP)
