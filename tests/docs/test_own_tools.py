@@ -24,7 +24,8 @@ LINES = [
 
 
 def block(language: str, at: int = 0) -> str:
-    return [text for name, text in BLOCKS if name == language][at]
+    found: list[str] = [text for name, text in BLOCKS if name == language]
+    return found[at]
 
 
 def test_the_commands_that_need_no_key_run_as_they_stand(tmp_path: Path) -> None:

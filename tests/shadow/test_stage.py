@@ -178,7 +178,16 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -
     cache = tmp_path / "cache.sqlite"
     recorded_desk(cache)
     calm, torn = ShadowFolder(tmp_path / "calm"), ShadowFolder(tmp_path / "torn")
-    words: list[str | Path] = ["shadow", "oracle", "--world", "desk", "--cache", cache, "--limit", "40"]
+    words: list[str | Path] = [
+        "shadow",
+        "oracle",
+        "--world",
+        "desk",
+        "--cache",
+        cache,
+        "--limit",
+        "40",
+    ]
     words += ["--stray", "0.5", "--concurrency", "2", "--json"]
     killed = 0
     with Preloaded(tmp_path, "cacherl.report.shadow", "cacherl.shadow.stage") as cacherl:
