@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from cacherl.core.errors import BudgetError, DataError, ModelError, RecipeError
+from cacherl.core.messages import ToolCall
 from cacherl.core.models import Limits
 from cacherl.core.tasks import Split, Task
+from cacherl.core.tools import ErrorClass, ToolResult
 from cacherl.core.trajectories import StopReason
 from cacherl.evaluate.bounds import bound, bounds_of
 from cacherl.evaluate.folder import EvalFolder
@@ -265,6 +267,33 @@ def test_a_task_that_names_no_calls_is_in_no_ceiling(tmp_path: Path) -> None:
     assert bound_text(bound(rows, ids, "success", ceiling=False)) == "0.000"
     alone = bound(rows, ids[1:2], "success", ceiling=True)
     assert (alone.value, alone.said) == (None, f"nobody said which calls solve {ids[1]}")
+
+
+def test_a_ceiling_met_without_its_tools_is_none_and_is_not_kept(tmp_path: Path) -> None:
+    """What gold earned while a server was down would stand beside every later figure."""
+
+    class Away(NoteTools):
+        async def call(self, call: ToolCall) -> ToolResult:
+            return msgspec.structs.replace(
+                await super().call(call), is_error=True, error_class=ErrorClass.TRANSIENT
+            )
+
+    class Down(NotesSuite):
+        away = True
+
+        def open(self, task: Task) -> NoteTools:
+            return Away() if self.away else super().open(task)
+
+    suite = Down()
+    tasks = suite.tasks(Split.TEST, count=1)
+
+    def missing() -> str:
+        found = asyncio.run(bounds_of(suite, tasks, nothing(), limits=Limits(), keep=tmp_path))
+        return found[0].missing
+
+    assert missing() == f"gold on {tasks[0].id}: a tool could not be reached"
+    suite.away = False
+    assert missing() == ""
 
 
 def test_bounds_that_must_not_be_played_are_not_and_say_why(tmp_path: Path) -> None:

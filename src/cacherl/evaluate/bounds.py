@@ -20,7 +20,7 @@ from cacherl.core.models import ChatModel, Limits
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.suites import Suite
 from cacherl.core.tasks import Task
-from cacherl.evaluate.episode import NotScored, play
+from cacherl.evaluate.episode import NotScored, play, unreached_calls
 from cacherl.evaluate.provenance import code_digest
 from cacherl.evaluate.results import task_digest
 from cacherl.evaluate.scoring import score
@@ -156,6 +156,8 @@ async def _earned(
         played = await play(model, task, lambda: suite.open(task), limits=limits, seed=0)
         if isinstance(played, NotScored):
             return _Earned({}, {}, f"{model.name} on {task.id}: {played.error}")
+        if unreached_calls(played):
+            return _Earned({}, {}, f"{model.name} on {task.id}: a tool could not be reached")
         facts = msgspec.to_builtins(episode_facts(task, played))
         earned = score(suite, task, played)
         if model is not nothing and not earned.verdict.success and not says_calls(task):

@@ -12,7 +12,7 @@ from cacherl.core.errors import ModelError, ToolError
 from cacherl.core.models import ChatModel, Limits
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.tools import Tools
+from cacherl.core.tools import ErrorClass, Tier, Tools
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.core.worlds import WorldTools
 from cacherl.reward.hybrid import INFRASTRUCTURE
@@ -28,6 +28,14 @@ class NotScored(Record, frozen=True, kw_only=True):
     error: str
     kind: str | None = None
     """Why, in a word (`teacher.failure.Failure`), where that is known."""
+
+
+def unreached_calls(trajectory: Trajectory) -> int:
+    """Return how many live calls met a tool that could not be reached, or failed for the moment."""
+    return sum(
+        each.tier is Tier.LIVE and each.error_class is ErrorClass.TRANSIENT
+        for each in trajectory.results
+    )
 
 
 async def play(

@@ -11,9 +11,10 @@ import msgspec
 from cacherl.core.errors import DataError
 from cacherl.core.records import Record
 from cacherl.core.tasks import Task
-from cacherl.core.tools import ErrorClass, Source, Tier
+from cacherl.core.tools import Source, Tier
 from cacherl.core.trajectories import StopReason
 from cacherl.evaluate.bounds import NO_BOUND, Bound, BoundRow, bound
+from cacherl.evaluate.episode import unreached_calls
 from cacherl.evaluate.folder import EvalFolder, Manifest
 from cacherl.evaluate.results import Result, Sample, read_lines
 from cacherl.evaluate.scoring import MAIN, SUCCESS
@@ -81,10 +82,7 @@ def row_of(task: Task, result: Result) -> Row:
         tools_s=sum(each.latency_s for each in played.results if each.tier is Tier.LIVE),
         dollars=played.usage.dollars,
         facts=episode_facts(task, played),
-        unreached=sum(
-            each.tier is Tier.LIVE and each.error_class is ErrorClass.TRANSIENT
-            for each in played.results
-        ),
+        unreached=unreached_calls(played),
     )
 
 
