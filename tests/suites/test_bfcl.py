@@ -84,7 +84,8 @@ def test_order_matters_in_110_of_200_tasks(category: str) -> None:
     assert passed(category, lambda case: [[turn[::-1]] for turn in case.gold]) == 90
 
 
-def test_only_looking_passes_where_there_is_only_something_to_look_at() -> None:
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_only_looking_passes_where_there_is_only_something_to_look_at(category: str) -> None:
     """Calls that neither change what is scored nor calculate: 2 of 200 tasks ask for nothing else."""
     changers = set()
     for case in of("base"):
@@ -99,7 +100,7 @@ def test_only_looking_passes_where_there_is_only_something_to_look_at() -> None:
     def looking(call: ToolCall) -> bool:
         return call.name not in changers and cases().class_of[call.name] != "MathAPI"
 
-    kept = passed("base", lambda case: [[tuple(filter(looking, turn))] for turn in case.gold])
+    kept = passed(category, lambda case: [[tuple(filter(looking, turn))] for turn in case.gold])
     assert kept == 2
 
 
