@@ -14,12 +14,13 @@ from cacherl.agent import run_episode
 from cacherl.core.errors import DataError
 from cacherl.core.messages import AssistantMessage, Call, MalformedCall, ToolCall
 from cacherl.core.models import Limits
+from cacherl.core.pairing import best_pairs
 from cacherl.core.tasks import GoldCall, Task
 from cacherl.core.tools import Effects, ToolSpec
 from cacherl.core.trajectories import StopReason, Trajectory
 from cacherl.metrics import EpisodeFacts, argument_fields, call_scores, episode_facts
 from cacherl.metrics.calls import gold_counts
-from cacherl.metrics.pairing import best_pairs, paired
+from cacherl.metrics.pairing import paired
 from cacherl.reward.process import agreement
 from tests.desk_of_two import RIGHT, NoteTools, TaskModel, copy_task, read, says, write
 

@@ -18,6 +18,7 @@ import msgspec
 
 from cacherl.cache.identity.normalise import plan_of
 from cacherl.core.messages import AssistantMessage, Call, ToolCall
+from cacherl.core.pairing import best_pairs
 from cacherl.core.records import JsonObject, Record
 from cacherl.core.schema import argument_problem
 from cacherl.core.tasks import GoldCall, Task
@@ -189,42 +190,6 @@ def _augment(
     return False
 
 
-def _best_assignment(worth: Sequence[Sequence[float]]) -> float:
-    """Return the largest sum of `worth` with each row and each column used at most once."""
-    rows = len(worth)
-    columns = max(len(worth[0]) if worth else 0, rows)
-    # The Hungarian algorithm over costs -worth, padded to at least as many columns as rows.
-    cost = [[-w for w in row] + [0.0] * (columns - len(row)) for row in worth]
-    u, v = [0.0] * (rows + 1), [0.0] * (columns + 1)
-    match = [0] * (columns + 1)
-    for row in range(1, rows + 1):
-        match[0], column = row, 0
-        slack = [float("inf")] * (columns + 1)
-        way = [0] * (columns + 1)
-        used = [False] * (columns + 1)
-        while match[column] != 0:
-            used[column] = True
-            i, delta, following = match[column], float("inf"), 0
-            for j in range(1, columns + 1):
-                if not used[j]:
-                    reduced = cost[i - 1][j - 1] - u[i] - v[j]
-                    if reduced < slack[j]:
-                        slack[j], way[j] = reduced, column
-                    if slack[j] < delta:
-                        delta, following = slack[j], j
-            for j in range(columns + 1):
-                if used[j]:
-                    u[match[j]] += delta
-                    v[j] -= delta
-                else:
-                    slack[j] -= delta
-            column = following
-        while column:
-            match[column] = match[way[column]]
-            column = way[column]
-    return -sum(cost[match[j] - 1][j - 1] for j in range(1, columns + 1) if match[j])
-
-
 def matched_gold_calls(task: Task, calls: Sequence[Call]) -> int:
     """Return how many gold calls were made, arguments included, in the order of their steps.
 
@@ -360,6 +325,6 @@ def _against_gold(
     same = [[a == 1.0 for a in row] for row in worth]
     return (
         (wanted & made).total() / len(gold),
-        min(1.0, _best_assignment(worth) / len(gold)) if calls else 0.0,
+        min(1.0, sum(worth[g][c] for g, c in best_pairs(worth)) / len(gold)) if calls else 0.0,
         _matched_in_order(same, _steps(gold)) / len(gold),
     )
