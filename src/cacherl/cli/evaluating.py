@@ -34,6 +34,7 @@ from cacherl.cli.evaluated import (
     tell_row,
     tell_summary,
 )
+from cacherl.cli.paying import paying, paying_options
 from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.messages import ToolCall
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from cacherl.teacher.options import TeacherOptions
 
 _SCRIPTED = ("oracle", "expert", "nothing")
-_AT_ONCE = {"endpoint": 8, "local": 128, "scripted": 32}
+_AT_ONCE = {"endpoint": 8, "local": 128, "scripted": 32, "batch": 512}
 """Episodes at once, unless told: a local engine writes the turns of a whole batch together."""
 _DESK_TASKS = 100
 """Of the desk, which makes as many as one wants."""
@@ -153,12 +154,7 @@ class _WithDefault(Group):
     type=click.IntRange(min=1),
     help=f"Episodes at once. Unless told: {_AT_ONCE['local']}, {_AT_ONCE['endpoint']} of an endpoint.",
 )
-@click.option("--budget-usd", type=float, help="Stop before more than this is spent, all runs.")
-@click.option("--budget-tokens", type=int, help="The same in tokens, read and written together.")
-@click.option("--rpm", type=float, help="Requests a minute at most.")
-@click.option("--tpm", type=int, help="Tokens a minute at most.")
-@click.option("--timeout-s", type=float, default=180.0, show_default=True, help="One request.")
-@click.option("--prices", type=FILE, help="Prices of your own (TOML) over the bundled ones.")
+@paying
 @click.option(
     "--out",
     type=FOLDER,
@@ -224,6 +220,7 @@ class _Wanted:
     tpm: int | None
     timeout_s: float
     prices: Path | None
+    batch: bool
     out: Path | None
     dry_run: bool
     json_out: bool
@@ -239,19 +236,19 @@ class _Wanted:
 
     @property
     def at_once(self) -> int:
-        return self.concurrency or _AT_ONCE[self.kind]
+        # A batch is only as large as what waits.
+        return self.concurrency or _AT_ONCE["batch" if self.batch else self.kind]
 
     def paying(self) -> TeacherOptions:
-        from cacherl.teacher.options import TeacherOptions
-
-        return TeacherOptions(
-            temperature=self.temperature,
-            timeout_s=self.timeout_s,
-            requests_per_minute=self.rpm,
-            tokens_per_minute=self.tpm,
-            budget_dollars=self.budget_usd,
+        return paying_options(
+            budget_usd=self.budget_usd,
             budget_tokens=self.budget_tokens,
+            rpm=self.rpm,
+            tpm=self.tpm,
+            timeout_s=self.timeout_s,
             prices=self.prices,
+            batch=self.batch,
+            temperature=self.temperature,
         )
 
     def section(self) -> EvaluateSection:
