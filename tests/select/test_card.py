@@ -150,6 +150,16 @@ def test_what_looks_like_a_secret_is_told_and_never_shown() -> None:
     assert "hunter2" not in plain
 
 
+def test_secrets_in_notes_prompts_and_tools_are_told_once() -> None:
+    """A key in a system prompt is published with every row."""
+    task = msgspec.structs.replace(make_task("t"), system=f"Call us with {GITHUB}.")
+
+    card = card_of([(task, noted(comment=f"seen {GITHUB}")), (task, noted())])
+
+    places = [(place.kind, place.path) for place in card.secrets.places]
+    assert sorted(places) == [("github_token", "notes.comment"), ("github_token", "system")]
+
+
 def test_an_example_does_not_show_a_secret_either() -> None:
     """It would be the first thing on the page."""
     leaky = made(

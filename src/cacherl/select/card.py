@@ -174,7 +174,7 @@ class SecretPlace(Record, frozen=True, kw_only=True):
 
 
 class Secrets(Record, frozen=True, kw_only=True):
-    """What a scan of every message found."""
+    """What a scan of every message, wire, note, prompt and tool description found."""
 
     profile: str
     kinds: dict[str, int]
@@ -312,6 +312,7 @@ class CardBuilder:
         self._unscored = 0
         self._secrets: Counter[str] = Counter()
         self._places: list[SecretPlace] = []
+        self._swept: set[int] = set()
         self._here = ("", "")
         self._sweep = Sweep(Profile(), self._found)
         self._hide = Sweep(Profile(), lambda found: _hidden(found.kind))
@@ -332,6 +333,7 @@ class CardBuilder:
         self._add_tools(task, trajectory)
         self._add_tokens(task, trajectory)
         self._add_secrets(trajectory)
+        self._add_secrets_of_task(task)
         if judgement is not None:
             self._add_scores(judgement)
         self._add_example(task, trajectory, judgement, language)
@@ -404,6 +406,18 @@ class CardBuilder:
             if result.wire is not None:
                 self._here = (name, f"results[{number}].wire")
                 self._sweep.text(result.wire)
+        self._here = (name, "notes")
+        self._sweep.arguments(trajectory.notes)
+
+    def _add_secrets_of_task(self, task: Task) -> None:
+        texts = [("scenario", task.scenario), ("system", task.system)]
+        texts += [(f"tools.{spec.name}", spec.description) for spec in task.tools]
+        for place, text in texts:
+            seen = hash(text)  # the same prompt and tools stand in every task
+            if seen not in self._swept:
+                self._swept.add(seen)
+                self._here = (task.id, place)
+                self._sweep.text(text)
 
     def _found(self, found: Found) -> str:
         self._secrets[found.kind] += 1
