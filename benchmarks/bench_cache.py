@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import json
 import os
 import tempfile
 import time
@@ -29,7 +28,7 @@ import msgspec
 from benchmarks.cache_rows import PAPER_MIX, ROWS, Bench, power
 from benchmarks.cache_workload import Hotels
 from benchmarks.machine import machine
-from benchmarks.rows import Row, say
+from benchmarks.rows import Row, keep, say
 
 PACKAGES = ("msgspec", "numpy", "redis", "rapidfuzz", "tantivy")
 
@@ -110,13 +109,7 @@ def main() -> None:
     path = args.out or (
         Path(__file__).parent / "results" / f"cache-{scale}.json" if whole else None
     )
-    if path is None:
-        say("\nOnly some rows: nothing is kept. Name a file with --out to keep it.")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    short = sum(row.verdict == "falls short" for row in rows)
-    say(f"\n{len(rows)} rows, {short} fall short; {result['taken_s']} s. Kept in {path}")
+    keep(result, rows, path)
 
 
 if __name__ == "__main__":

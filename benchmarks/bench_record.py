@@ -12,7 +12,6 @@ imported is made from the seed and thrown away.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -22,7 +21,7 @@ import msgspec
 
 from benchmarks.machine import machine
 from benchmarks.record_rows import ROWS, Bench
-from benchmarks.rows import Row, say
+from benchmarks.rows import Row, keep, say
 
 PACKAGES = ("mcp", "msgspec", "orjson")
 
@@ -101,13 +100,7 @@ def main() -> None:
     path = args.out or (
         Path(__file__).parent / "results" / f"record-{scale}.json" if whole else None
     )
-    if path is None:
-        say("\nOnly some rows: nothing is kept. Name a file with --out to keep it.")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    short = sum(row.verdict == "falls short" for row in rows)
-    say(f"\n{len(rows)} rows, {short} fall short; {result['taken_s']} s. Kept in {path}")
+    keep(result, rows, path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -57,3 +59,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 def say(line: str) -> None:
     """Tell people, not the table."""
     print(line, flush=True)
+
+
+def keep(result: Mapping[str, Any], rows: Sequence[Row], path: Path | None) -> None:
+    """Write the result to the file, and say how many rows fall short and where it is; None keeps nothing."""
+    if path is None:
+        say("\nOnly some rows: nothing is kept. Name a file with --out to keep it.")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    short = sum(row.verdict == "falls short" for row in rows)
+    say(f"\n{len(rows)} rows, {short} fall short; {result['taken_s']} s. Kept in {path}")

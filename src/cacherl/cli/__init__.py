@@ -15,14 +15,6 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from cacherl import __version__
@@ -47,6 +39,7 @@ from cacherl.cli import cache_snapshot as _cache_snapshot  # noqa: F401 - adds a
 from cacherl.cli import cache_upkeep as _cache_upkeep  # noqa: F401 - adds commands
 from cacherl.cli.cache import cache as cache_commands
 from cacherl.cli.terminal import FILE, JSON, Group, as_json, example
+from cacherl.cli.terminal import bars as draw_bars
 from cacherl.core.tasks import Split
 from cacherl.experiment import EvaluateSection, LimitsSection, Stage, WorldSection
 from cacherl.render import Template
@@ -87,16 +80,7 @@ class _Bars:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._bars = Progress(
-            TextColumn("{task.description:<26}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}"),
-            console=self.console,
-        )
+        self._bars = draw_bars(self.console, what_width=26)
         self._ids: dict[tuple[Stage, str], Any] = {}
         self._printed = 0.0
 

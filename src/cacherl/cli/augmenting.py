@@ -15,18 +15,11 @@ import click
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from cacherl.cli.paying import paying, paying_options
 from cacherl.cli.terminal import FOLDER, JSON, as_json, example, typed_command
+from cacherl.cli.terminal import bars as draw_bars
 from cacherl.core.errors import BudgetError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.experiment import RunLock
@@ -248,17 +241,7 @@ def _screen(
     if wanted.json_out:
         yield as_line
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-        transient=True,
-    ) as bars:
+    with draw_bars(console, transient=True) as bars:
         bar = bars.add_task("augment", total=total, facts="")
 
         def on_bar(done: int) -> None:

@@ -17,13 +17,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from cacherl.cli.evaluated import (
@@ -36,6 +31,7 @@ from cacherl.cli.evaluated import (
 )
 from cacherl.cli.paying import paying, paying_options
 from cacherl.cli.terminal import FILE, FOLDER, JSON, Group, as_json, example
+from cacherl.cli.terminal import bars as draw_bars
 from cacherl.core.errors import MissingExtraError, ModelError, RecipeError
 from cacherl.core.messages import ToolCall
 from cacherl.core.models import ChatModel, Limits
@@ -592,18 +588,7 @@ def _screen(wanted: _Wanted) -> Iterator[_Screen]:
         yield _Lines()
         return
     console = Console(stderr=True, highlight=False)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
+    with draw_bars(console, transient=True, disable=not console.is_terminal) as bars:
         yield _Bar(bars, console, wanted.budget_usd)
 
 

@@ -16,17 +16,13 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from cacherl.cli.paying import paying, paying_options, told_dollars, told_requests
 from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import bars as draw_bars
 from cacherl.core.errors import BudgetError, RecipeError
 from cacherl.core.folders import DataFolder
 from cacherl.core.models import ChatModel, Limits
@@ -441,16 +437,7 @@ def _screen(wanted: _Wanted, paid: EndpointChat | None) -> Iterator[_Screen]:
         yield _Lines(facts)
         return
     console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with draw_bars(console, transient=True) as bars:
         yield _Bar(facts, bars, console)
 
 

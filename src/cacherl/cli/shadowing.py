@@ -16,16 +16,12 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import bars as draw_bars
 from cacherl.core.errors import DataError, MissingExtraError, RecipeError, ToolError
 from cacherl.core.models import ChatModel, Limits
 from cacherl.core.tasks import Split, Task
@@ -444,17 +440,7 @@ class _Told:
 @contextlib.contextmanager
 def _bar(wanted: _Wanted, title: str, total: int, done: int) -> Iterator[_Told]:
     console = Console(stderr=True, highlight=False, quiet=wanted.json_out)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-        transient=True,
-    ) as bars:
+    with draw_bars(console, transient=True) as bars:
         bar = bars.add_task(escape(title), total=total, completed=done, facts="")
         yield _Told(bars, bar, total, done)
 

@@ -14,6 +14,15 @@ from typing import Any
 import click
 import msgspec
 from click.core import ParameterSource
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cacherl.core.errors import CacheRLError
 
@@ -107,6 +116,27 @@ def typed_command() -> list[str]:
                 for each in (value or ()) if param.multiple else (value,):
                     words += [param.opts[0], str(each)]
     return words
+
+
+def bars(console: Console, *, what_width: int = 0, **how: Any) -> Progress:
+    """Return bars with done and total, elapsed time, ETA and a task's `facts` field.
+
+    Args:
+        console: where they are drawn.
+        what_width: columns kept for what is being done; 0 as many as it takes.
+        how: more of `rich.progress.Progress`, such as `transient`.
+    """
+    return Progress(
+        TextColumn(f"{{task.description:<{what_width}}}" if what_width else "{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+        console=console,
+        **how,
+    )
 
 
 def as_json(value: Any) -> str:

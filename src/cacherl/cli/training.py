@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cacherl.cli.terminal import FILE, FOLDER, JSON, as_json, example
+from cacherl.cli.terminal import bars as draw_bars
 
 
 @click.command("sft")
@@ -35,16 +35,7 @@ def sft_command(folder: Path, recipe_path: Path, out: Path | None, json_out: boo
 
     recipe = load_recipe(recipe_path)
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=console,
-        transient=True,
-    ) as bars:
+    with draw_bars(console, transient=True) as bars:
         bar = bars.add_task("steps", total=None, facts="")
 
         def told(step: int, total: int, facts: Mapping[str, float]) -> None:

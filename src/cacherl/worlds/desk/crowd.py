@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,9 @@ from cacherl.core.messages import ToolCall
 from cacherl.core.records import JsonObject
 from cacherl.core.schema import argument_problem, error_text
 from cacherl.core.tasks import Task
-from cacherl.core.tools import Effects, ErrorClass, Source, Tier, ToolResult, ToolSpec
+from cacherl.core.tools import Effects, ErrorClass, ToolResult, ToolSpec
 from cacherl.worlds.desk.tasks import FAMILIES
-from cacherl.worlds.desk.tools import SPECS, DeskTools
+from cacherl.worlds.desk.tools import SPECS, DeskTools, timed
 from cacherl.worlds.desk.universe import seeded
 
 MOST = 100
@@ -163,18 +162,7 @@ class CrowdedDesk:
     async def call(self, call: ToolCall) -> ToolResult:
         if call.name not in _SPEC:
             return await self._desk.call(call)
-        began = time.perf_counter()
-        text, error = answer(self._scenario, call.name, call.arguments)
-        return ToolResult(
-            call_id=call.id,
-            name=call.name,
-            text=text,
-            is_error=error is not None,
-            error_class=error,
-            tier=Tier.LIVE,
-            source=Source.LIVE,
-            latency_s=time.perf_counter() - began,
-        )
+        return timed(call, lambda: answer(self._scenario, call.name, call.arguments))
 
     def fingerprint(self) -> str:
         """The desk's: the crowd's records follow from the scenario and never change."""

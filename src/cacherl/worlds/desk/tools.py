@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cacherl.core.messages import ToolCall
@@ -163,21 +163,26 @@ class DeskTools:
         self._desk = Desk(scenario)
 
     async def call(self, call: ToolCall) -> ToolResult:
-        began = time.perf_counter()
-        text, error = run_tool(self._desk, call.name, call.arguments)
-        return ToolResult(
-            call_id=call.id,
-            name=call.name,
-            text=text,
-            is_error=error is not None,
-            error_class=error,
-            tier=Tier.LIVE,
-            source=Source.LIVE,
-            latency_s=time.perf_counter() - began,
-        )
+        return timed(call, lambda: run_tool(self._desk, call.name, call.arguments))
 
     def fingerprint(self) -> str:
         return self._desk.fingerprint()
 
     async def aclose(self) -> None:
         self._desk.close()
+
+
+def timed(call: ToolCall, run: Callable[[], tuple[str, ErrorClass | None]]) -> ToolResult:
+    """Return what `run` answers to the call, as a live result with the time that it took."""
+    began = time.perf_counter()
+    text, error = run()
+    return ToolResult(
+        call_id=call.id,
+        name=call.name,
+        text=text,
+        is_error=error is not None,
+        error_class=error,
+        tier=Tier.LIVE,
+        source=Source.LIVE,
+        latency_s=time.perf_counter() - began,
+    )
